@@ -1,0 +1,14 @@
+//! The provisioner's HTTP API: what is said over it, and the client that says it. The provisioner
+//! serves a description of it as OpenAPI 3.1 at `/openapi.json`.
+
+pub mod problem;
+pub mod places;
+pub mod sites;
+pub mod operations;
+#[cfg(feature = "client")]
+pub mod client;
+
+pub use operations::{Operation, OperationEvent, StepProgress};
+pub use places::{Cluster, ObjectStore, Plan, Region, Router};
+pub use problem::Problem;
+pub use sites::{CreateSite, DeleteSite, Site};

@@ -1,0 +1,223 @@
+//! Sites over the API.
+
+use control_types::{Generation, Hostname, SiteId, Slug, state};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::operations::Operation;
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Site {
+    /// Its id; never used again.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: SiteId,
+    /// Its short name; free again when the site is deleted.
+    #[schema(value_type = String)]
+    pub slug: Slug,
+    /// The institution's name.
+    pub name: String,
+    /// Its plan's name.
+    pub plan: String,
+    /// What it is to its people.
+    #[schema(value_type = String)]
+    pub state: state::SiteState,
+    /// Why it is suspended.
+    pub suspended_reason: Option<String>,
+    /// Where its data may be.
+    pub allowed_regions: Vec<String>,
+    /// `id` or `en`.
+    pub default_language: String,
+    /// Where it is now; none before it was placed and after it was deleted.
+    pub placement: Option<Placement>,
+    /// Its hostnames, the primary one first.
+    pub domains: Vec<Domain>,
+    /// What runs it.
+    pub instance: Option<Instance>,
+    /// The unfinished operation on it.
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub live_operation: Option<control_types::OperationId>,
+    /// When its data will be dropped, if it is being deleted.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub delete_after: Option<OffsetDateTime>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// Where a site is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Placement {
+    /// Goes up with every change.
+    #[schema(value_type = i64)]
+    pub generation: Generation,
+    /// The region.
+    pub region: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The object store's name.
+    pub object_store: String,
+    /// The database's name.
+    pub database: String,
+    /// The prefix in the object store.
+    pub prefix: String,
+}
+
+/// A hostname of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Domain {
+    /// The name in canonical form.
+    #[schema(value_type = String)]
+    pub hostname: Hostname,
+    /// The platform's or the institution's own.
+    #[schema(value_type = String)]
+    pub kind: state::DomainKind,
+    /// How far it is.
+    #[schema(value_type = String)]
+    pub state: state::DomainState,
+    /// Whether the others redirect to it.
+    pub is_primary: bool,
+    /// Where it opens, as `https://acme.localhost:8443`.
+    pub url: String,
+}
+
+/// The process that serves a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// Its id.
+    #[schema(value_type = uuid::Uuid)]
+    pub id: control_types::InstanceId,
+    /// What the runtime saw last.
+    #[schema(value_type = String)]
+    pub observed: state::InstanceObserved,
+    /// Its process, while it runs.
+    pub process_id: Option<i32>,
+    /// How often it was started.
+    pub starts: i32,
+    /// Why it does not start.
+    pub last_error: Option<String>,
+}
+
+/// Makes a site.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSite {
+    /// Its short name: the first label of its hostname on the platform's domain.
+    pub slug: String,
+    /// The institution's name.
+    pub name: String,
+    /// Where it is to live.
+    pub region: String,
+    /// Its plan's name.
+    pub plan: String,
+    /// Where its data may be; only `region` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_regions: Option<Vec<String>>,
+    /// `id` (when absent) or `en`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_language: Option<String>,
+    /// A hostname of the institution's own. It becomes the primary one. The operator vouches that
+    /// it is theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The site's first administrator.
+    pub administrator: NewAccount,
+    /// More accounts to begin with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<NewAccount>,
+    /// Why, for the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Only check and show the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// An account to make with a site.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewAccount {
+    /// Where its mail goes, and how it signs in.
+    pub email: String,
+    /// The person's name; the part of the address before `@` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What the person may do. An administrator's is `admin` whatever this says.
+    #[serde(default)]
+    pub role: Role,
+    /// A password to begin with. Without one the person chooses it behind an invitation link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// What an account may do on its site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Learns.
+    #[default]
+    Student,
+    /// Makes courses.
+    Instructor,
+    /// Helps people and sees all courses.
+    Staff,
+    /// Owns the site.
+    Admin,
+}
+
+/// A request that became an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// What now runs.
+    pub operation: Operation,
+    /// The site.
+    pub site: Site,
+    /// Where the administrator chooses a password. Shown once: only a hash of it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation_url: Option<String>,
+}
+
+/// What a dry run found: nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// The steps that would run, in order, with what each would do.
+    pub steps: Vec<PlannedStep>,
+    /// The step after which there is no way back, if there is one.
+    pub pivot: Option<String>,
+    /// About how long it would take, in milliseconds, without waiting times that were asked for.
+    pub estimated_ms: u64,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedStep {
+    /// Its name.
+    pub step: String,
+    /// What it would do, in words.
+    pub description: String,
+}
+
+/// Deletes a site.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteSite {
+    /// Seconds during which it can be cancelled; the plan's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_period_secs: Option<i32>,
+    /// Why, for the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Only check and show the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Closes a site, or opens it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeSite {
+    /// Why, for the audit trail; shown to operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
