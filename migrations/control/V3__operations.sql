@@ -16,8 +16,10 @@ create table operation (
     -- The kind's typed progress, written in the same transaction as the event of its step.
     progress jsonb not null default '{}',
     state operation_state not null default 'queued',
-    -- Steps done so far: the next one forward, the last one to undo.
+    -- Forward: steps done. Unwinding: steps that are still to be undone.
     steps_done integer not null default 0 check (steps_done >= 0),
+    -- Whether it went forward or backward when it got stuck.
+    stuck_while operation_state,
     attempt integer not null default 0,
     last_error text,
     requested_by text not null,
@@ -35,6 +37,7 @@ create table operation (
     started_at timestamptz,
     finished_at timestamptz,
     check ((state in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)),
+    check ((state = 'stuck') = (stuck_while is not null)),
     check ((claimed_by is null) = (claim_expires_at is null)),
     check ((cancel_requested_by is null) = (cancel_requested_at is null))
 );

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use migrations::Schema;
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -12,19 +13,17 @@ async fn main() -> ExitCode {
         Some("site") => Schema::Site,
         _ => return usage(),
     };
-    let Some(url) = arguments.next() else { return usage() };
-    let (mut client, connection) = match tokio_postgres::connect(&url, tokio_postgres::NoTls).await
-    {
-        Ok(pair) => pair,
-        Err(error) => {
-            eprintln!("migrate: cannot connect: {error}");
-            return ExitCode::FAILURE;
-        }
+    let Some(options) = arguments.next().and_then(|place| read_place(&place)) else {
+        return usage();
     };
-    let connection = tokio::spawn(connection);
-    let outcome = schema.migrate(&mut client).await;
-    drop(client);
-    let _ = connection.await;
+    let outcome = match PgConnection::connect_with(&options).await {
+        Ok(mut connection) => {
+            let outcome = schema.migrate(&mut connection).await;
+            let _ = connection.close().await;
+            outcome
+        }
+        Err(error) => Err(migrations::MigrateError::Prepare(error)),
+    };
     match outcome {
         Ok(applied) => {
             println!("{schema:?}: version {}, applied {applied:?}", schema.latest_version());
@@ -39,6 +38,26 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A URL, or words as `psql` takes them: `host=/run/postgres user=postgres dbname=control`.
+fn read_place(place: &str) -> Option<PgConnectOptions> {
+    if place.contains("://") {
+        return place.parse().ok();
+    }
+    let mut options = PgConnectOptions::new_without_pgpass();
+    for word in place.split_whitespace() {
+        options = match word.split_once('=')? {
+            ("host", value) if value.starts_with('/') => options.socket(value),
+            ("host", value) => options.host(value),
+            ("port", value) => options.port(value.parse().ok()?),
+            ("user", value) => options.username(value),
+            ("password", value) => options.password(value),
+            ("dbname", value) => options.database(value),
+            _ => return None,
+        };
+    }
+    Some(options)
 }
 
 fn usage() -> ExitCode {
