@@ -1,1 +1,216 @@
-//! Stub.
+//! The edge of the platform: terminates TLS for every domain, finds the site in its table of routes
+//! and passes the request on to the site's instance. The modules stand in the order in which a
+//! request meets them; `request` is the whole way on one page.
+//!
+//! It never writes to a database, never waits for one to serve a hostname that it knows, and never
+//! sends a request a second time that may have been processed.
+
+pub mod config;
+pub mod listener;
+pub mod tls;
+pub mod certificates;
+pub mod request;
+pub mod host;
+pub mod route_table;
+pub mod route_source;
+pub mod snapshot;
+pub mod forward;
+pub mod upstream;
+pub mod limits;
+pub mod rejection;
+pub mod record;
+pub mod access_log;
+pub mod admin;
+pub mod telemetry;
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use control_types::seal::KeyRing;
+use metrics_exporter_prometheus::PrometheusHandle;
+use rustls::ServerConfig;
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use access_log::AccessLog;
+use certificates::OpenCertificates;
+use config::Config;
+use listener::Speaks;
+use route_source::{Freshness, RouteSource};
+use route_table::RouteTable;
+use telemetry::Metrics;
+use upstream::Upstreams;
+
+/// What every connection and every request shares.
+#[derive(Debug)]
+pub struct Edge {
+    /// The region that this router serves; other regions' sites are answered by their own routers.
+    pub region: String,
+    /// Where requests go.
+    pub routes: Arc<RouteTable>,
+    /// How well [`Edge::routes`] is known.
+    pub freshness: Freshness,
+    /// Private keys in use.
+    pub certificates: Arc<OpenCertificates>,
+    /// Connections to instances.
+    pub upstreams: Upstreams,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// One line for each request.
+    pub log: AccessLog,
+    /// The port that redirects from plain HTTP name.
+    pub https_port: u16,
+    /// Connections and requests; stopping waits for them.
+    pub tasks: TaskTracker,
+    /// Cancelled when the router is told to stop.
+    pub stopping: CancellationToken,
+}
+
+/// A router that has its addresses and does not answer yet.
+pub struct Router {
+    edge: Arc<Edge>,
+    config: Config,
+    ring: KeyRing,
+    metrics: PrometheusHandle,
+    tls: Arc<ServerConfig>,
+    https: TcpListener,
+    http: TcpListener,
+    admin: TcpListener,
+}
+
+/// The contents of the ready file.
+#[derive(Serialize)]
+struct Ready {
+    process_id: u32,
+    https: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Router {
+    /// Loads the last known routes and takes the addresses.
+    ///
+    /// # Errors
+    /// When the keys cannot be read or an address is taken.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
+        let metrics = telemetry::start_metrics().map_err(anyhow::Error::msg)?;
+        let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
+        anyhow::ensure!(
+            ring.region() == config.region,
+            "the keys in {} are of region '{}', the router's region is '{}'",
+            config.region_keys.display(),
+            ring.region(),
+            config.region,
+        );
+        let https = bind("https_listen", config.https_listen).await?;
+        let http = bind("http_listen", config.http_listen).await?;
+        let admin = bind("admin_listen", config.admin_listen).await?;
+        let edge = Arc::new(Edge {
+            region: config.region.clone(),
+            routes: Arc::default(),
+            freshness: Freshness::default(),
+            certificates: Arc::new(OpenCertificates::new(ring.clone())),
+            upstreams: Upstreams::new(TaskTracker::new()),
+            metrics: Metrics::new(),
+            log: AccessLog::start().context("cannot start the access log")?,
+            https_port: https.local_addr()?.port(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        let tls = tls::configuration(
+            Arc::clone(&edge.routes),
+            Arc::clone(&edge.certificates),
+            config.platform_domain.clone(),
+        )
+        .context("cannot start TLS")?;
+        load_snapshot(&edge, &config);
+        Ok(Self { edge, config, ring, metrics, tls, https, http, admin })
+    }
+
+    /// Serves until `stop` comes, then finishes what is in flight within the drain time.
+    ///
+    /// # Errors
+    /// When the ready file cannot be written.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let ready = Ready {
+            process_id: std::process::id(),
+            https: self.https.local_addr()?,
+            http: self.http.local_addr()?,
+            admin: self.admin.local_addr()?,
+        };
+        let Self { edge, config, ring, metrics, tls, https, http, admin } = self;
+        let options = config
+            .control_database_url
+            .parse()
+            .context("control_database_url is not a postgres URL")?;
+        let source = RouteSource::new(Arc::clone(&edge), config.region.clone(), ring, options);
+
+        // What goes on until the process ends. A panic in one of them ends the router: better
+        // gone and started again than serving with a part missing.
+        let mut background = tokio::task::JoinSet::new();
+        background.spawn(source.run());
+        background
+            .spawn(route_source::listen(Arc::clone(&edge), config.control_database_url.clone()));
+        background.spawn(snapshot::keep(
+            Arc::clone(&edge),
+            config.snapshot_file.clone(),
+            config.region.clone(),
+        ));
+        background.spawn(telemetry::upkeep(metrics.clone()));
+        background.spawn(admin::serve(Arc::clone(&edge), admin, metrics));
+        let sweeping = Arc::clone(&edge);
+        background.spawn(async move { sweeping.upstreams.sweep().await });
+
+        let most = Arc::new(Semaphore::new(limits::connections()));
+        let speaks = Speaks::Https(tls);
+        edge.tasks.spawn(listener::serve(Arc::clone(&edge), https, speaks, Arc::clone(&most)));
+        edge.tasks.spawn(listener::serve(Arc::clone(&edge), http, Speaks::Http, most));
+
+        write_ready(&config.ready_file, &ready)?;
+        tracing::info!(name = config.name, https = %ready.https, http = %ready.http,
+            admin = %ready.admin, "listening");
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            ended = background.join_next() => {
+                let panicked = ended.and_then(Result::err);
+                Err(anyhow::anyhow!("a part of the router ended: {panicked:?}"))
+            }
+        };
+        drain(&edge, &config).await;
+        outcome
+    }
+}
+
+async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{field}: cannot listen on {address}"))
+}
+
+fn load_snapshot(edge: &Edge, config: &Config) {
+    if let Some(snapshot) = snapshot::load(&config.snapshot_file, &config.region) {
+        tracing::info!(routes = snapshot.table.len(), taken_at = %snapshot.taken_at,
+            "serving the routes of the snapshot until the control database is read");
+        edge.freshness.is_of(snapshot.taken_at);
+        edge.routes.publish(snapshot.table);
+    }
+}
+
+fn write_ready(path: &Path, ready: &Ready) -> anyhow::Result<()> {
+    let new = path.with_added_extension("new");
+    std::fs::write(&new, serde_json::to_vec(ready)?)
+        .and_then(|()| std::fs::rename(&new, path))
+        .with_context(|| format!("ready_file: cannot write {}", path.display()))
+}
+
+/// Takes nothing new and finishes what is in flight, at most for the drain time.
+async fn drain(edge: &Edge, config: &Config) {
+    tracing::info!("stopping: finishing what is in flight");
+    edge.stopping.cancel();
+    edge.tasks.close();
+    if timeout(config.drain, edge.tasks.wait()).await.is_err() {
+        tracing::warn!(connections = edge.tasks.len(), "stopping before everything was finished");
+    }
+    edge.log.finish();
+    // The file says that the router listens, and that is over.
+    let _ = std::fs::remove_file(&config.ready_file);
+}

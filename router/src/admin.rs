@@ -1,0 +1,138 @@
+//! The private listener: whether the router lives and is ready, its metrics, and what it knows of one
+//! hostname. It changes nothing.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    net::TcpListener,
+    time::{Duration, sleep},
+};
+
+use crate::{Edge, limits::HEADER_TIMEOUT};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers for ever, also while the router stops.
+pub async fn serve(edge: Arc<Edge>, listener: TcpListener, metrics: PrometheusHandle) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (edge, metrics) = (Arc::clone(&edge), metrics.clone());
+        // Not among the tasks that stopping waits for: a probe may keep its connection.
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let response = answer(&edge, &metrics, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to the admin listener ended");
+            }
+        });
+    }
+}
+
+fn answer(
+    edge: &Edge,
+    metrics: &PrometheusHandle,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "live\n"),
+        "/readyz" => match unready(edge) {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        },
+        "/metrics" => {
+            measure(edge);
+            respond(StatusCode::OK, PROMETHEUS, metrics.render())
+        }
+        path => match path.strip_prefix("/routes/") {
+            Some(hostname) => route(edge, hostname),
+            None => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+        },
+    }
+}
+
+/// Why the router should get no requests; none when it should.
+fn unready(edge: &Edge) -> Option<String> {
+    if edge.stopping.is_cancelled() {
+        return Some("the router is stopping".to_owned());
+    }
+    if edge.routes.is_loaded() {
+        return None;
+    }
+    let problem = edge.freshness.problem();
+    Some(problem.map_or_else(
+        || "the routes are being read".to_owned(),
+        |problem| format!("there is no snapshot of routes, and {problem}"),
+    ))
+}
+
+/// What is only measured when asked for.
+fn measure(edge: &Edge) {
+    if let Some(age) = edge.freshness.age_seconds() {
+        edge.metrics.table_age_seconds.set(age);
+    }
+    #[allow(clippy::cast_precision_loss, reason = "there are not that many certificates")]
+    edge.metrics.open_certificates.set(edge.certificates.len() as f64);
+}
+
+fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
+    let mut scratch = String::new();
+    let Ok(hostname) = control_types::hostname::canonical(hostname, &mut scratch) else {
+        return respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"this is no hostname\"}");
+    };
+    let table = edge.routes.load();
+    let Some(route) = table.route(hostname) else {
+        return respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"no site has this hostname\"}");
+    };
+    let site = &route.site;
+    let body = serde_json::json!({
+        "hostname": &*route.hostname,
+        "site_id": site.id,
+        "site_state": site.state,
+        "generation": site.generation,
+        "version": site.version,
+        "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),
+        "requests_in_flight": site.in_flight.load(std::sync::atomic::Ordering::SeqCst),
+    });
+    respond(StatusCode::OK, JSON, body.to_string())
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    respond(status, TEXT, text)
+}
+
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

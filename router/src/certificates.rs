@@ -1,0 +1,213 @@
+//! Certificates: sealed as they are read, opened on demand. The private keys of this region lie
+//! sealed in memory and on disk; those in use are open in a bounded cache.
+
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
+
+use control_types::{
+    SiteId,
+    seal::{KeyRing, SealError, certificate_key},
+};
+use moka::sync::Cache;
+use rustls::{crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use uuid::Uuid;
+
+/// Most private keys held open.
+const OPEN_CERTIFICATES: u64 = 100_000;
+/// Most intermediate certificates that are kept once for all chains.
+const SHARED_INTERMEDIATES: usize = 1_024;
+
+/// A certificate whose private key is sealed.
+#[derive(Debug)]
+pub struct SealedCertificate {
+    /// The row.
+    pub id: Uuid,
+    /// Whose it is; none for the platform's own.
+    pub site_id: Option<SiteId>,
+    /// The hostname in canonical form.
+    pub hostname: Arc<str>,
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key, sealed with the key of the region.
+    pub sealed_key: Box<[u8]>,
+    /// The end of its validity, in seconds since 1970.
+    pub not_after: i64,
+    /// The version of its site.
+    pub version: i64,
+    fingerprint: u64,
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// No certificate in the chain.
+    #[error("the chain is not PEM with at least one certificate")]
+    Chain,
+    /// The private key does not open.
+    #[error("the private key cannot be opened")]
+    Sealed(#[from] SealError),
+    /// What was opened is no private key.
+    #[error("what was sealed is no private key in PEM or DER")]
+    Key,
+    /// rustls cannot use the key, or it is not the key of the leaf.
+    #[error("the private key does not fit the certificate")]
+    Mismatch(#[from] rustls::Error),
+}
+
+impl SealedCertificate {
+    /// A certificate as it lies in the control database.
+    ///
+    /// # Errors
+    /// When the chain is not PEM.
+    pub fn from_pem(
+        id: Uuid,
+        site_id: Option<SiteId>,
+        hostname: &str,
+        chain_pem: &str,
+        sealed_key: Vec<u8>,
+        not_after: i64,
+        version: i64,
+    ) -> Result<Self, CertificateError> {
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect();
+        let chain = chain.map_err(|_| CertificateError::Chain)?;
+        Self::new(id, site_id, hostname, chain, sealed_key, not_after, version)
+    }
+
+    /// A certificate from its chain, leaf first.
+    ///
+    /// # Errors
+    /// When the chain is empty.
+    pub fn new(
+        id: Uuid,
+        site_id: Option<SiteId>,
+        hostname: &str,
+        chain: Vec<CertificateDer<'static>>,
+        sealed_key: Vec<u8>,
+        not_after: i64,
+        version: i64,
+    ) -> Result<Self, CertificateError> {
+        let mut chain = chain.into_iter();
+        let leaf = chain.next().ok_or(CertificateError::Chain)?;
+        let mut hasher = DefaultHasher::new();
+        leaf.hash(&mut hasher);
+        sealed_key.hash(&mut hasher);
+        // Some authorities and people put the leaf into the chain a second time.
+        let rest: Vec<_> = chain.filter(|der| *der != leaf).map(shared).collect();
+        rest.hash(&mut hasher);
+        Ok(Self {
+            id,
+            site_id,
+            hostname: hostname.into(),
+            chain: std::iter::once(leaf).chain(rest).collect(),
+            sealed_key: sealed_key.into(),
+            not_after,
+            version,
+            fingerprint: hasher.finish(),
+        })
+    }
+
+    /// Opens the private key, and holds it against the certificate.
+    ///
+    /// # Errors
+    /// When it does not open, or is the key of another certificate.
+    pub fn open(&self, ring: &KeyRing) -> Result<CertifiedKey, CertificateError> {
+        let key = ring.open(&certificate_key(self.id), &self.sealed_key)?;
+        let key = if key.starts_with(b"-----") {
+            PrivateKeyDer::from_pem_slice(&key).map_err(|_| CertificateError::Key)?
+        } else {
+            PrivateKeyDer::try_from(key).map_err(|_| CertificateError::Key)?
+        };
+        let certified = CertifiedKey::new(self.chain.clone(), any_supported_type(&key)?);
+        certified.keys_match()?;
+        Ok(certified)
+    }
+}
+
+/// The same bytes once for all chains: there are few intermediates and many chains.
+fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
+    static SHARED: LazyLock<Mutex<HashSet<&'static [u8]>>> = LazyLock::new(Mutex::default);
+    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = all.get(der.as_ref()) {
+        return CertificateDer::from(*known);
+    }
+    if all.len() >= SHARED_INTERMEDIATES {
+        return der;
+    }
+    let kept: &'static [u8] = Box::leak(der.as_ref().into());
+    all.insert(kept);
+    CertificateDer::from(kept)
+}
+
+/// The open private keys in use.
+#[derive(Debug)]
+pub struct OpenCertificates {
+    ring: KeyRing,
+    // None for a row that does not open, so that it is tried and logged once.
+    open: Cache<(Uuid, u64), Option<Arc<CertifiedKey>>>,
+}
+
+impl OpenCertificates {
+    /// Nothing open yet.
+    pub fn new(ring: KeyRing) -> Self {
+        Self { ring, open: Cache::new(OPEN_CERTIFICATES) }
+    }
+
+    /// The certificate ready for a handshake; none when it cannot be used.
+    pub fn open(&self, sealed: &SealedCertificate) -> Option<Arc<CertifiedKey>> {
+        let row = (sealed.id, sealed.fingerprint);
+        if let Some(known) = self.open.get(&row) {
+            return known;
+        }
+        self.open.get_with(row, || match sealed.open(&self.ring) {
+            Ok(certified) => Some(Arc::new(certified)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(host = %sealed.hostname, error, "a certificate cannot be used");
+                None
+            }
+        })
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> u64 {
+        self.open.entry_count()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(ring: &KeyRing, swap_key: bool) -> SealedCertificate {
+        let pair = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("makes one");
+        let other = rcgen::KeyPair::generate().expect("makes a key");
+        let key = if swap_key { other.serialize_der() } else { pair.signing_key.serialize_der() };
+        let id = Uuid::now_v7();
+        let key = ring.seal(&certificate_key(id), &key).expect("seals");
+        let pem = pair.cert.pem();
+        SealedCertificate::from_pem(id, None, "a.test", &format!("{pem}{pem}"), key, 0, 0)
+            .expect("is a certificate")
+    }
+
+    #[test]
+    fn a_certificate_opens_with_its_own_key_only() {
+        let ring = KeyRing::generate("r").expect("random bytes");
+        let good = sealed(&ring, false);
+        assert_eq!(good.chain.len(), 1, "the doubled leaf is dropped");
+        let cache = OpenCertificates::new(ring.clone());
+        assert!(cache.open(&good).is_some());
+        assert!(matches!(sealed(&ring, true).open(&ring), Err(CertificateError::Mismatch(_))));
+        let other = KeyRing::generate("r").expect("random bytes");
+        assert!(OpenCertificates::new(other).open(&good).is_none());
+    }
+}

@@ -1,0 +1,205 @@
+//! What a router is told at its start: one JSON file. All mistakes are reported at once, before
+//! anything starts. Nothing else in the router reads a file or a variable for its settings.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use control_types::Hostname;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// The settings of one router.
+#[derive(Clone)]
+pub struct Config {
+    /// The router's name in the control database and in its own log lines.
+    pub name: String,
+    /// The region whose certificates it holds and whose keys it can open.
+    pub region: String,
+    /// The domain below which every site has its first hostname.
+    pub platform_domain: Hostname,
+    /// Where browsers connect.
+    pub https_listen: SocketAddr,
+    /// Where plain HTTP is redirected from.
+    pub http_listen: SocketAddr,
+    /// The private listener: health, metrics, routes.
+    pub admin_listen: SocketAddr,
+    /// A URL with a role that can select from schema `routing` and nothing else. Secret.
+    pub control_database_url: String,
+    /// The region's ring of keys, which opens the certificates' private keys.
+    pub region_keys: PathBuf,
+    /// The last known routes, for a start without the control database.
+    pub snapshot_file: PathBuf,
+    /// Written once the router listens.
+    pub ready_file: PathBuf,
+    /// The filter of the log, as in `info` or `info,router=debug`.
+    pub log: String,
+    /// How long requests in flight may take after a request to stop.
+    pub drain: Duration,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration {file} has mistakes:\n  {}", mistakes.join("\n  "))]
+pub struct ConfigError {
+    file: String,
+    mistakes: Vec<String>,
+}
+
+impl Config {
+    /// The configuration in a file.
+    ///
+    /// # Errors
+    /// Every mistake in the file at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            file: file.clone(),
+            mistakes: vec![format!("it cannot be read: {error}")],
+        })?;
+        Self::parse(&text).map_err(|mistakes| ConfigError { file, mistakes })
+    }
+
+    fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let fields: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| vec![format!("it is not a JSON object: {error}")])?;
+        let mut fields = Fields { fields, mistakes: Vec::new() };
+        let name: Option<String> = fields.required("name", "a text");
+        let region: Option<String> = fields.required("region", "the name of a region");
+        let platform_domain = fields.required("platform_domain", "a hostname");
+        let https_listen = fields.required("https_listen", "address:port");
+        let http_listen = fields.required("http_listen", "address:port");
+        let admin_listen = fields.required("admin_listen", "address:port");
+        let url: Option<String> = fields.required("control_database_url", "a postgres URL");
+        let region_keys = fields.required("region_keys", "the path of a key file");
+        let snapshot_file = fields.required("snapshot_file", "a path");
+        let ready_file = fields.required("ready_file", "a path");
+        let log = fields.optional("log", "a log filter").unwrap_or_else(|| "info".to_owned());
+        let drain_secs = fields.optional("drain_secs", "a number of seconds").unwrap_or(30_u32);
+        if url
+            .as_deref()
+            .is_some_and(|url| url.parse::<sqlx::postgres::PgConnectOptions>().is_err())
+        {
+            // The text is not repeated: it may hold a password.
+            fields.mistakes.push("control_database_url: not a postgres URL".to_owned());
+        }
+        if log.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            fields.mistakes.push("log: not a log filter".to_owned());
+        }
+        let mistakes = fields.finish();
+        match (
+            name,
+            region,
+            platform_domain,
+            https_listen,
+            http_listen,
+            admin_listen,
+            url,
+            region_keys,
+            snapshot_file,
+            ready_file,
+        ) {
+            (
+                Some(name),
+                Some(region),
+                Some(platform_domain),
+                Some(https_listen),
+                Some(http_listen),
+                Some(admin_listen),
+                Some(control_database_url),
+                Some(region_keys),
+                Some(snapshot_file),
+                Some(ready_file),
+            ) if mistakes.is_empty() => Ok(Self {
+                name,
+                region,
+                platform_domain,
+                https_listen,
+                http_listen,
+                admin_listen,
+                control_database_url,
+                region_keys,
+                snapshot_file,
+                ready_file,
+                log,
+                drain: Duration::from_secs(drain_secs.into()),
+            }),
+            _ => Err(mistakes),
+        }
+    }
+}
+
+/// The fields not looked at yet, and what was wrong so far.
+struct Fields {
+    fields: Map<String, Value>,
+    mistakes: Vec<String>,
+}
+
+impl Fields {
+    fn required<T: DeserializeOwned>(&mut self, name: &str, what: &str) -> Option<T> {
+        if !self.fields.contains_key(name) {
+            self.mistakes.push(format!("{name}: missing; it is {what}"));
+        }
+        self.optional(name, what)
+    }
+
+    fn optional<T: DeserializeOwned>(&mut self, name: &str, what: &str) -> Option<T> {
+        let value = self.fields.remove(name)?;
+        if value.as_str().is_some_and(str::is_empty) {
+            self.mistakes.push(format!("{name}: empty; it must be {what}"));
+            return None;
+        }
+        let parsed = serde_json::from_value(value).ok();
+        if parsed.is_none() {
+            self.mistakes.push(format!("{name}: must be {what}"));
+        }
+        parsed
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        for name in self.fields.keys() {
+            self.mistakes.push(format!("{name}: there is no such field"));
+        }
+        self.mistakes
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Config({}, {})", self.name, self.region)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"name":"r1","region":"id-jakarta","platform_domain":"localhost",
+        "https_listen":"127.0.0.1:8443","http_listen":"127.0.0.1:8080",
+        "admin_listen":"127.0.0.1:0","control_database_url":"postgres://u:p@h/d",
+        "region_keys":"/k","snapshot_file":"/s","ready_file":"/r","log":"info","drain_secs":5}"#;
+
+    #[test]
+    fn a_good_file_is_taken_as_it_is() {
+        let config = Config::parse(GOOD).expect("parses");
+        assert_eq!(config.drain, Duration::from_secs(5));
+        assert_eq!(config.platform_domain.as_str(), "localhost");
+    }
+
+    #[test]
+    fn all_mistakes_are_named_at_once_and_no_secret_is() {
+        let bad = GOOD
+            .replace("\"name\":\"r1\",", "")
+            .replace("127.0.0.1:8443", "nowhere")
+            .replace("postgres://u:p@h/d", "mysql//hush")
+            .replace("\"log\"", "\"colour\":1,\"log\"");
+        let mistakes = Config::parse(&bad).expect_err("is refused").join("\n");
+        for name in ["name", "https_listen", "control_database_url", "colour"] {
+            assert!(mistakes.contains(name), "{name} in {mistakes}");
+        }
+        assert!(!mistakes.contains("hush"));
+    }
+}

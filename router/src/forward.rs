@@ -1,0 +1,361 @@
+//! Passes a request on to the site's instance and its answer back, both as streams. A request is
+//! sent again only when it cannot have been processed: not a byte of it left, or the instance
+//! refused it unread because the route is stale. The one exception is a GET or HEAD without a body on
+//! a connection that the instance had closed while it was idle: repeating a safe request changes
+//! nothing (RFC 9110 section 9.2.2).
+
+use std::sync::Arc;
+
+use control_types::{headers as internal, state::SiteState};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request::Parts,
+    uri::PathAndQuery,
+};
+use http_body::Body as _;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::{Duration, Instant, sleep_until};
+
+pub mod answer;
+pub mod headers;
+mod tunnel;
+pub mod upload;
+
+use answer::{AnswerBody, Stream};
+use headers::Stamp;
+use upload::{RequestBody, Upload, announced_bytes};
+
+use crate::{
+    Edge,
+    limits::{ANSWER_TIMEOUT, CONNECT_PATIENCE, MAX_RETRIES, REFRESH_PATIENCE, START_PATIENCE},
+    record::{Client, Record},
+    rejection::Reason,
+    route_table::{Route, Site},
+    upstream::{ConnectError, Connection, SendError},
+};
+
+/// The first pause before connecting again.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
+/// One request on its way.
+struct Forwarding<'a> {
+    edge: &'a Arc<Edge>,
+    client: &'a Client,
+    authority: &'a HeaderValue,
+    hostname: Arc<str>,
+    head: &'a Parts,
+    upload: Option<Arc<Upload>>,
+    websocket: bool,
+    deadline: Instant,
+}
+
+/// An instance's answer, or the reason why there is none.
+pub type Forwarded = Result<(Response<()>, Option<Stream>), Reason>;
+
+/// Passes a request on.
+///
+/// # Errors
+/// The reason that the client is told. `record` knows the rest.
+pub async fn forward(
+    edge: &Arc<Edge>,
+    client: &Client,
+    route: &Route,
+    authority: &HeaderValue,
+    head: &mut Parts,
+    body: Incoming,
+    record: &mut Record,
+) -> Forwarded {
+    let limit_bytes = route.site.max_body_bytes;
+    if announced_bytes(&head.headers).is_some_and(|length| length > limit_bytes) {
+        return Err(Reason::BodyTooLarge);
+    }
+    let websocket = body.is_end_stream()
+        && headers::asks_for_websocket(&head.method, head.version, &head.headers);
+    let client_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket);
+    headers::clean_request(&mut head.headers);
+    let upload = (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes));
+    record.upload.clone_from(&upload);
+    let forwarding = Forwarding {
+        edge,
+        client,
+        authority,
+        hostname: Arc::clone(&route.hostname),
+        head,
+        upload,
+        websocket: client_upgrade.is_some(),
+        deadline: Instant::now() + CONNECT_PATIENCE,
+    };
+    let (response, connection) = forwarding.run(Arc::clone(&route.site), record).await?;
+    if let Some(upload) = &forwarding.upload {
+        upload.forget();
+    }
+    forwarding.answer(response, connection, client_upgrade, record)
+}
+
+/// What an instance says when it did not process a request.
+enum Refusal {
+    WrongSite,
+    WrongGeneration,
+}
+
+impl Forwarding<'_> {
+    /// Sends the request until an instance processes it.
+    async fn run(
+        &self,
+        mut site: Arc<Site>,
+        record: &mut Record,
+    ) -> Result<(Response<Incoming>, Connection), Reason> {
+        let mut only_new_connections = false;
+        loop {
+            let mut connection = self.connection(&mut site, only_new_connections).await?;
+            record.site = Some(Arc::clone(&site));
+            let begun = Instant::now();
+            let request = self.request(&site, &record.id)?;
+            let outcome = self.send(&mut connection, request).await?;
+            let again = record.retries < MAX_RETRIES;
+            match outcome {
+                Ok(response) => {
+                    record.upstream = Some(begun.elapsed());
+                    let Some(refusal) = refusal(&response) else {
+                        return Ok((response, connection));
+                    };
+                    drop((response, connection));
+                    site = self.refresh(&site, &refusal, again).await?;
+                    self.edge.metrics.retries_refused.increment(1);
+                }
+                Err(error) if again && self.may_repeat(&error) => {
+                    only_new_connections = true;
+                    self.edge.metrics.retries_not_sent.increment(1);
+                }
+                Err(error) => return Err(self.failed(&site, record, &error)),
+            }
+            record.retries += 1;
+        }
+    }
+
+    fn may_repeat(&self, error: &SendError) -> bool {
+        if self.upload.as_ref().is_some_and(|upload| upload.failure().is_some()) {
+            return false;
+        }
+        let safe = matches!(self.head.method, Method::GET | Method::HEAD) && self.upload.is_none();
+        error.nothing_sent || (error.closed_while_idle && safe)
+    }
+
+    fn failed(&self, site: &Site, record: &Record, error: &SendError) -> Reason {
+        if let Some(reason) = self.upload.as_ref().and_then(|upload| upload.failure()) {
+            return reason;
+        }
+        tracing::warn!(
+            request.id = record.id_text(),
+            site.id = %site.id,
+            host = %self.hostname,
+            error = error as &dyn std::error::Error,
+            "the instance gave no answer"
+        );
+        Reason::UpstreamFailed
+    }
+
+    /// A connection to the instance of the site as it is now. Waits while the instance restarts and
+    /// while the site has none; nothing was sent so far.
+    async fn connection(&self, site: &mut Arc<Site>, new: bool) -> Result<Connection, Reason> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(pool) = site.upstream.clone() else {
+                let patience = self.patience(START_PATIENCE)?;
+                let arrived = |route: &Route| route.site.upstream.is_some();
+                self.update(site, patience, arrived).await?;
+                if site.upstream.is_none() {
+                    return Err(Reason::Starting);
+                }
+                continue;
+            };
+            match pool.connection(&self.edge.upstreams, new).await {
+                Ok(connection) => return Ok(connection),
+                Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
+                Err(ConnectError::NotListening(..)) => {
+                    let version = site.version;
+                    self.edge.routes.nudge();
+                    let patience = self.patience(pause)?;
+                    self.update(site, patience, |route| route.site.version > version).await?;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error @ ConnectError::Failed(..)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(site.id = %site.id, error, "an instance cannot be reached");
+                    return Err(Reason::UpstreamFailed);
+                }
+            }
+        }
+    }
+
+    /// `wanted`, or what is left until the request is given up.
+    fn patience(&self, wanted: Duration) -> Result<Duration, Reason> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(Reason::Starting) } else { Ok(wanted.min(left)) }
+    }
+
+    /// Waits for the route to become as wished, and takes it as it then is.
+    async fn update(
+        &self,
+        site: &mut Arc<Site>,
+        patience: Duration,
+        arrived: impl Fn(&Route) -> bool,
+    ) -> Result<(), Reason> {
+        let route = self.edge.routes.wait_for(&self.hostname, patience, arrived).await;
+        match route.map(|route| route.site) {
+            // The hostname went to another site; what was asked was not asked of that one.
+            None => Err(Reason::UnknownHost),
+            Some(now) if now.id != site.id => Err(Reason::Relocating),
+            Some(now) => {
+                check_state(&now)?;
+                *site = now;
+                Ok(())
+            }
+        }
+    }
+
+    /// The site after a refusal: a newer version of it, or no answer.
+    async fn refresh(
+        &self,
+        site: &Arc<Site>,
+        refusal: &Refusal,
+        again: bool,
+    ) -> Result<Arc<Site>, Reason> {
+        if matches!(refusal, Refusal::WrongSite) {
+            self.edge.metrics.wrong_site.increment(1);
+        }
+        let mut newer = Arc::clone(site);
+        if again {
+            self.edge.routes.nudge();
+            let version = site.version;
+            let arrived = |route: &Route| route.site.version > version;
+            self.update(&mut newer, REFRESH_PATIENCE, arrived).await?;
+        }
+        if newer.version > site.version {
+            return Ok(newer);
+        }
+        let (host, generation) = (&*self.hostname, site.generation);
+        match refusal {
+            Refusal::WrongSite => tracing::error!(
+                site.id = %site.id, host, %generation,
+                "the instance at this site's address serves another site"
+            ),
+            Refusal::WrongGeneration => tracing::warn!(
+                site.id = %site.id, host, %generation,
+                "the instance serves another generation and no newer route came"
+            ),
+        }
+        Err(Reason::Relocating)
+    }
+
+    fn request(&self, site: &Site, id: &HeaderValue) -> Result<Request<RequestBody>, Reason> {
+        let body = match &self.upload {
+            None => RequestBody::Empty,
+            // What was sent before is not kept any more: only the client can send it again.
+            Some(upload) => RequestBody::Upload(upload.attempt().ok_or(Reason::Relocating)?),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        let path = self.head.uri.path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.head.headers.clone();
+        let stamp = Stamp {
+            authority: self.authority,
+            client: &self.client.address_header,
+            request_id: id,
+            site: &site.id_header,
+            generation: &site.generation_header,
+            websocket: self.websocket,
+        };
+        headers::stamp(request.headers_mut(), &stamp);
+        Ok(request)
+    }
+
+    /// Sends once. The instance has its time from the moment when the client's last byte came.
+    async fn send(
+        &self,
+        connection: &mut Connection,
+        request: Request<RequestBody>,
+    ) -> Result<Result<Response<Incoming>, SendError>, Reason> {
+        let mut answer = std::pin::pin!(connection.send(request));
+        let mut end = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            tokio::select! {
+                outcome = &mut answer => return Ok(outcome),
+                () = sleep_until(end) => {
+                    let last = self.upload.as_ref().map(|upload| upload.last_received());
+                    match last.map(|last| last + ANSWER_TIMEOUT) {
+                        Some(later) if later > end => end = later,
+                        _ => return Err(Reason::UpstreamTimeout),
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        mut response: Response<Incoming>,
+        connection: Connection,
+        client_upgrade: Option<OnUpgrade>,
+        record: &mut Record,
+    ) -> Forwarded {
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched {
+            let (Some(client), true) = (client_upgrade, headers::is_websocket(response.headers()))
+            else {
+                tracing::warn!(host = %self.hostname, "the instance switched to what nobody asked for");
+                return Err(Reason::UpstreamFailed);
+            };
+            let instance = hyper::upgrade::on(&mut response);
+            connection.release();
+            tunnel::begin(self.edge, client, instance, record.in_flight.take());
+            let (mut head, _) = response.into_parts();
+            headers::clean_answer(&mut head.headers, &record.id, false, true);
+            return Ok((Response::from_parts(head, ()), None));
+        }
+        let (mut head, incoming) = response.into_parts();
+        let hsts = !self.hostname.ends_with(".localhost");
+        headers::clean_answer(&mut head.headers, &record.id, hsts, false);
+        head.extensions.clear();
+        let stream = Stream::new(incoming, connection, self.upload.clone(), self.edge);
+        Ok((Response::from_parts(head, ()), Some(stream)))
+    }
+}
+
+/// Whether a site answers, and what it says if not.
+///
+/// # Errors
+/// The reason for the client.
+pub fn check_state(site: &Site) -> Result<(), Reason> {
+    match site.state {
+        SiteState::Active => Ok(()),
+        SiteState::Suspended => Err(Reason::Suspended),
+        SiteState::Deleting => Err(Reason::Deleting),
+        SiteState::Creating | SiteState::Deleted => Err(Reason::UnknownHost),
+    }
+}
+
+fn refusal(response: &Response<Incoming>) -> Option<Refusal> {
+    if response.status() != StatusCode::MISDIRECTED_REQUEST {
+        return None;
+    }
+    let value = response.headers().get(internal::REFUSED)?;
+    if value == internal::REFUSED_SITE {
+        Some(Refusal::WrongSite)
+    } else if value == internal::REFUSED_GENERATION {
+        Some(Refusal::WrongGeneration)
+    } else {
+        None
+    }
+}
+
+/// The body of the answer for `record`.
+pub fn body_of(stream: Option<Stream>, record: Record) -> AnswerBody {
+    match stream {
+        Some(stream) => AnswerBody::stream(stream, record),
+        None => AnswerBody::whole(bytes::Bytes::new(), record),
+    }
+}

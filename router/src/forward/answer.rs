@@ -1,0 +1,200 @@
+//! The body of an answer on its way to the client. What comes from an instance streams; the
+//! connection goes back into its pool at the answer's end, and only if the request's body ended too.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::{
+    Edge, forward::upload::Upload, limits::BODY_IDLE_TIMEOUT, record::Record, upstream::Connection,
+};
+
+/// The body of an answer, with the record of its request.
+#[derive(Debug)]
+pub struct AnswerBody {
+    content: Content,
+    record: Record,
+}
+
+#[derive(Debug)]
+enum Content {
+    Whole(Option<Bytes>),
+    Stream(Box<Stream>),
+}
+
+/// What an instance is still saying.
+#[derive(Debug)]
+pub struct Stream {
+    incoming: Incoming,
+    connection: Option<Connection>,
+    upload: Option<Arc<Upload>>,
+    edge: Arc<Edge>,
+    pause: Option<Pin<Box<Sleep>>>,
+    last_frame: Instant,
+}
+
+/// Why an answer ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The instance broke off.
+    #[error("the instance broke off its answer")]
+    Broken(#[source] hyper::Error),
+    /// The instance said nothing for too long.
+    #[error("the instance paused inside its answer for too long")]
+    Paused,
+}
+
+impl AnswerBody {
+    /// An answer of the router's own.
+    pub fn whole(content: Bytes, mut record: Record) -> Self {
+        let bodyless = record.method == Method::HEAD
+            || record.status == Some(StatusCode::SWITCHING_PROTOCOLS)
+            || content.is_empty();
+        record.complete = bodyless;
+        Self { content: Content::Whole((!bodyless).then_some(content)), record }
+    }
+
+    /// An instance's answer.
+    pub fn stream(stream: Stream, mut record: Record) -> Self {
+        record.complete = stream.connection.is_none();
+        Self { content: Content::Stream(Box::new(stream)), record }
+    }
+}
+
+impl Stream {
+    /// The rest of an answer whose head was read from `connection`.
+    pub fn new(
+        incoming: Incoming,
+        connection: Connection,
+        upload: Option<Arc<Upload>>,
+        edge: &Arc<Edge>,
+    ) -> Self {
+        let mut stream = Self {
+            incoming,
+            connection: Some(connection),
+            upload,
+            edge: Arc::clone(edge),
+            pause: None,
+            last_frame: Instant::now(),
+        };
+        if stream.incoming.is_end_stream() {
+            stream.finish();
+        }
+        stream
+    }
+
+    fn finish(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        // With the rest of the request still coming, the next request would stand behind it.
+        if self.upload.as_ref().is_none_or(|upload| upload.has_ended()) {
+            connection.give_back(&self.edge.upstreams);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(mut frame))) => {
+                self.last_frame = Instant::now();
+                if let Some(trailers) = frame.trailers_mut() {
+                    super::headers::clean_trailers(trailers);
+                }
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.connection = None;
+                Poll::Ready(Some(Err(AnswerError::Broken(error))))
+            }
+            Poll::Pending => self.poll_pause(cx),
+        }
+    }
+
+    fn poll_pause(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(BODY_IDLE_TIMEOUT)));
+        // The timer is moved only when it fires, not at every frame.
+        while pause.as_mut().poll(cx).is_ready() {
+            let end = self.last_frame + BODY_IDLE_TIMEOUT;
+            if end <= Instant::now() {
+                self.connection = None;
+                return Poll::Ready(Some(Err(AnswerError::Paused)));
+            }
+            pause.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        let next = match &mut this.content {
+            Content::Whole(content) => {
+                this.record.complete = true;
+                Poll::Ready(content.take().map(|content| Ok(Frame::data(content))))
+            }
+            Content::Stream(stream) => {
+                let next = stream.poll(cx);
+                if !matches!(next, Poll::Ready(Some(Err(_)))) && stream.connection.is_none() {
+                    this.record.complete = true;
+                }
+                next
+            }
+        };
+        match &next {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let request_id = this.record.id_text();
+                let host = this.record.host.as_deref().unwrap_or("");
+                tracing::warn!(
+                    request.id = request_id,
+                    host,
+                    error = error as &dyn std::error::Error,
+                    "an answer was cut off"
+                );
+            }
+            _ => {}
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(content) => content.is_none(),
+            Content::Stream(stream) => stream.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(content) => {
+                SizeHint::with_exact(content.as_ref().map_or(0, |content| content.len() as u64))
+            }
+            Content::Stream(stream) => stream.incoming.size_hint(),
+        }
+    }
+}

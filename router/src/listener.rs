@@ -1,0 +1,343 @@
+//! Accepts connections, at most so many, and serves each as a task of its own until it is over or
+//! the router stops. Then it finishes what is in flight and takes nothing new.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Duration, Instant, Sleep, sleep, sleep_until},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    Edge,
+    forward::answer::AnswerBody,
+    limits::{
+        HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
+        MAX_STREAMS, WRITE_STALL_TIMEOUT,
+    },
+    record::Client,
+    request,
+    tls::{self, HandshakeError},
+};
+
+/// How long accepting pauses when the system has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// An HTTP/2 client that does not answer a ping is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much an HTTP/2 client may send before it is read, for one request and for all.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// How much of an answer is buffered for one HTTP/2 request.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What is spoken on a listener.
+#[derive(Clone)]
+pub enum Speaks {
+    /// HTTP over TLS: everything.
+    Https(Arc<ServerConfig>),
+    /// Plain HTTP: redirects only.
+    Http,
+}
+
+/// Accepts connections until the router stops.
+pub async fn serve(edge: Arc<Edge>, listener: TcpListener, speaks: Speaks, most: Arc<Semaphore>) {
+    loop {
+        let accepting = async {
+            // Beyond the limit clients wait in the system's queue.
+            let permit = Arc::clone(&most).acquire_owned().await.ok();
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            accepted = accepting => accepted,
+            () = edge.stopping.cancelled() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !is_of_client(&error) {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                continue;
+            }
+        };
+        let (inside, speaks) = (Arc::clone(&edge), speaks.clone());
+        edge.tasks.spawn(async move {
+            let _permit = permit;
+            inside.metrics.accepted.increment(1);
+            inside.metrics.connections.increment(1.0);
+            let _counted = Counted(Arc::clone(&inside));
+            connection(inside, stream, address, speaks).await;
+        });
+    }
+}
+
+/// A connection that the client gave up while it waited; the next one is fine.
+fn is_of_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+struct Counted(Arc<Edge>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics.connections.decrement(1.0);
+    }
+}
+
+async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, speaks: Speaks) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let stream = Stalling { stream, stalled: None };
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let address_header = HeaderValue::try_from(address.ip().to_string());
+    let Ok(address_header) = address_header else { return };
+    match speaks {
+        Speaks::Http => {
+            let client = Client { address, address_header, server_name: None, tls: false };
+            http1(&edge, stream, Arc::new(client), request::redirect).await;
+        }
+        Speaks::Https(configuration) => {
+            let secured = tokio::select! {
+                secured = tls::secure(stream, configuration) => secured,
+                () = edge.stopping.cancelled() => return,
+            };
+            let secured = match secured {
+                Ok(secured) => secured,
+                Err(HandshakeError::Timeout) => {
+                    edge.metrics.handshake_timeouts.increment(1);
+                    return;
+                }
+                Err(HandshakeError::Failed(error)) => {
+                    edge.metrics.handshake_errors.increment(1);
+                    tracing::debug!(client = %address.ip(), %error, "a handshake failed");
+                    return;
+                }
+            };
+            edge.metrics.handshakes.increment(1);
+            let server_name = secured.server_name;
+            let client = Arc::new(Client { address, address_header, server_name, tls: true });
+            if secured.http2 {
+                http2(&edge, secured.stream, client).await;
+            } else {
+                http1(&edge, secured.stream, client, request::answer).await;
+            }
+        }
+    }
+}
+
+async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
+{
+    let service = service_fn(|request| handler(Arc::clone(edge), Arc::clone(&client), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = &mut connection => outcome,
+        () = edge.stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended(&client, outcome);
+}
+
+async fn http2<S>(edge: &Arc<Edge>, stream: S, client: Arc<Client>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Activity::default();
+    let service = service_fn(|request| {
+        let busy = activity.begin();
+        let answer = request::answer(Arc::clone(edge), Arc::clone(&client), request);
+        async move {
+            let _busy = busy;
+            answer.await
+        }
+    });
+    let connection = http2::Builder::new(Tracked(edge.tasks.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = &mut connection => outcome,
+        () = either(edge.stopping.cancelled(), activity.idle()) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended(&client, outcome);
+}
+
+/// Runs the requests of an HTTP/2 connection as tasks that the end of the router waits for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
+    }
+}
+
+fn ended(client: &Client, outcome: hyper::Result<()>) {
+    if let Err(error) = outcome {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(client = %client.address.ip(), error, "a connection ended");
+    }
+}
+
+/// When an HTTP/2 connection last began or ended working on a request's head.
+#[derive(Clone, Default)]
+struct Activity(Arc<AtomicU32>, Arc<AtomicU32>);
+
+struct Busy(Activity);
+
+impl Activity {
+    fn begin(&self) -> Busy {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Ends when no request began and none was worked on for [`IDLE_TIMEOUT`]. The bodies of answers
+    /// that still flow then are finished: what follows is a graceful end.
+    async fn idle(&self) {
+        loop {
+            let begun = self.1.load(Ordering::Relaxed);
+            sleep(IDLE_TIMEOUT).await;
+            if self.0.load(Ordering::Relaxed) == 0 && self.1.load(Ordering::Relaxed) == begun {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream that fails when the other end takes nothing for too long.
+struct Stalling<S> {
+    stream: S,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Stalling<S> {
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let end = || Box::pin(sleep_until(Instant::now() + WRITE_STALL_TIMEOUT));
+        match self.stalled.get_or_insert_with(end).as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.watch(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.watch(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, outcome)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

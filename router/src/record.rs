@@ -1,0 +1,164 @@
+//! What is remembered of one request until its answer is over: then it is counted and logged, also
+//! when the client left early.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+use crate::{
+    Edge,
+    access_log::{Line, without_secrets},
+    forward::upload::Upload,
+    rejection::Reason,
+    route_table::{InFlight, Site},
+};
+
+/// The connection that a request came over.
+#[derive(Debug)]
+pub struct Client {
+    /// The other end.
+    pub address: SocketAddr,
+    /// The address, without the port, as the value of a header.
+    pub address_header: HeaderValue,
+    /// The hostname in canonical form that the client named in its handshake.
+    pub server_name: Option<Box<str>>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+}
+
+/// One request. Counted and logged when dropped.
+#[derive(Debug)]
+pub struct Record {
+    /// The request's id.
+    pub id: HeaderValue,
+    /// The method.
+    pub method: Method,
+    /// The hostname in canonical form, once known.
+    pub host: Option<Arc<str>>,
+    /// The site, once known.
+    pub site: Option<Arc<Site>>,
+    /// The status, once there is an answer.
+    pub status: Option<StatusCode>,
+    /// Why it was not forwarded.
+    pub reason: Option<Reason>,
+    /// How long the instance took to begin its answer.
+    pub upstream: Option<Duration>,
+    /// How often it was sent again.
+    pub retries: u32,
+    /// The body that the client sent.
+    pub upload: Option<Arc<Upload>>,
+    /// Bytes of the answer's body.
+    pub sent_bytes: u64,
+    /// Whether the answer was handed out to its end.
+    pub complete: bool,
+    /// Counts the request of the site for as long as its answer lasts.
+    pub in_flight: Option<InFlight>,
+    edge: Arc<Edge>,
+    client: Arc<Client>,
+    uri: Uri,
+    version: Version,
+    begun: Instant,
+}
+
+impl Record {
+    /// A request begins.
+    pub fn begin(
+        edge: &Arc<Edge>,
+        client: &Arc<Client>,
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+    ) -> Self {
+        edge.metrics.in_flight.increment(1.0);
+        let mut text = Uuid::encode_buffer();
+        let id = HeaderValue::from_str(Uuid::now_v7().simple().encode_lower(&mut text))
+            .unwrap_or(HeaderValue::from_static(""));
+        Self {
+            id,
+            method: method.clone(),
+            host: None,
+            site: None,
+            status: None,
+            reason: None,
+            upstream: None,
+            retries: 0,
+            upload: None,
+            sent_bytes: 0,
+            complete: false,
+            in_flight: None,
+            edge: Arc::clone(edge),
+            client: Arc::clone(client),
+            uri: uri.clone(),
+            version,
+            begun: Instant::now(),
+        }
+    }
+
+    /// The request's id as text.
+    pub fn id_text(&self) -> &str {
+        self.id.to_str().unwrap_or("")
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.received_bytes())
+    }
+
+    fn log(&self, duration: Duration) {
+        let millis = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        self.edge.log.write(&Line {
+            timestamp: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            level: "INFO",
+            target: "access",
+            message: "request",
+            request_id: self.id_text(),
+            site_id: self.site.as_ref().map(|site| site.id),
+            host: self.host.as_deref().unwrap_or(""),
+            method: self.method.as_str(),
+            path: without_secrets(self.uri.path()),
+            protocol: protocol(self.version, self.client.tls),
+            status: self.status.map_or(499, |status| status.as_u16()),
+            reason: self.reason.map(Reason::as_str),
+            aborted: !self.complete,
+            received_bytes: self.received_bytes(),
+            sent_bytes: self.sent_bytes,
+            duration_ms: millis(duration),
+            upstream_ms: self.upstream.map(millis),
+            retries: self.retries,
+            client: self.client.address.ip(),
+        });
+    }
+}
+
+const fn protocol(version: Version, tls: bool) -> &'static str {
+    match (version, tls) {
+        (Version::HTTP_2, _) => "h2",
+        (Version::HTTP_10, true) => "https/1.0",
+        (Version::HTTP_10, false) => "http/1.0",
+        (_, true) => "https/1.1",
+        (_, false) => "http/1.1",
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let metrics = &self.edge.metrics;
+        let duration = self.begun.elapsed();
+        metrics.in_flight.decrement(1.0);
+        metrics.answered(self.status);
+        metrics.request_seconds.record(duration.as_secs_f64());
+        if let Some(upstream) = self.upstream {
+            metrics.upstream_seconds.record(upstream.as_secs_f64());
+        }
+        if let Some(reason) = self.reason {
+            metrics.rejected(reason);
+        }
+        metrics.received_bytes.increment(self.received_bytes());
+        metrics.sent_bytes.increment(self.sent_bytes);
+        if self.edge.log.is_on() {
+            self.log(duration);
+        }
+    }
+}

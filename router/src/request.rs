@@ -1,0 +1,221 @@
+//! The way of a request through the router, in one place: head, host, route, site, forward. What
+//! stops it on the way becomes a page by `rejection`; everything is recorded by `record`.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, LOCATION},
+    request::Parts,
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::{
+    Edge,
+    forward::{self, answer::AnswerBody, headers::REQUEST_ID},
+    host::{Asked, asked, check_head},
+    record::{Client, Record},
+    rejection::{self, Brand, Reason},
+    route_table::{InFlight, Route},
+};
+
+/// Browsers keep a redirect for this long only, so that a site can change its primary hostname.
+const REDIRECT_CACHE: HeaderValue = HeaderValue::from_static("max-age=300");
+const METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// Answers one request over TLS.
+///
+/// # Errors
+/// Never.
+pub async fn answer(
+    edge: Arc<Edge>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
+    let has_body = !body.is_end_stream();
+    let outcome = forwarded_or_not(&edge, &client, &mut head, body, &mut record).await;
+    Ok(match outcome {
+        Ok(Outcome::Forwarded(response, stream)) => {
+            record.status = Some(response.status());
+            response.map(|()| forward::body_of(stream, record))
+        }
+        Ok(Outcome::Own(response)) => own(response, has_body, head.version, record),
+        Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
+    })
+}
+
+/// Answers one request over plain HTTP: the same place over TLS.
+///
+/// # Errors
+/// Never.
+pub async fn redirect(
+    edge: Arc<Edge>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let (head, body) = request.into_parts();
+    let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
+    let has_body = !body.is_end_stream();
+    let mut scratch = String::new();
+    let found = check_head(&head.method, &head.uri, &head.headers)
+        .and_then(|()| asked(head.version, &head.uri, &head.headers, &mut scratch))
+        .and_then(|asked| find(&edge, &asked, &mut record));
+    Ok(match found {
+        Ok(route) => {
+            let port = match edge.https_port {
+                443 => String::new(),
+                port => format!(":{port}"),
+            };
+            match moved(&head, &route.hostname, &port) {
+                Ok(response) => own(response, has_body, head.version, record),
+                Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
+            }
+        }
+        Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
+    })
+}
+
+enum Outcome {
+    Forwarded(Response<()>, Option<forward::answer::Stream>),
+    Own(Response<Bytes>),
+}
+
+async fn forwarded_or_not(
+    edge: &Arc<Edge>,
+    client: &Client,
+    head: &mut Parts,
+    body: Incoming,
+    record: &mut Record,
+) -> Result<Outcome, Reason> {
+    check_head(&head.method, &head.uri, &head.headers)?;
+    let mut scratch = String::new();
+    let (route, authority, redirect) = {
+        let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
+        let route = find(edge, &asked, record)?;
+        // What a site's people send is readable in the site's own region only.
+        if route.site.region != edge.region {
+            return Err(Reason::Misdirected);
+        }
+        check_server_name(edge, client, &route)?;
+        forward::check_state(&route.site)?;
+        let redirect = match &route.primary {
+            Some(primary) => Some(moved(head, primary, asked.port)?),
+            None => None,
+        };
+        let authority = authority(&head.headers, &asked)?;
+        (route, authority, redirect)
+    };
+    if let Some(redirect) = redirect {
+        return Ok(Outcome::Own(redirect));
+    }
+    if head.uri.path() == "*" {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response.headers_mut().insert(ALLOW, METHODS);
+        return Ok(Outcome::Own(response));
+    }
+    let (response, stream) =
+        forward::forward(edge, client, &route, &authority, head, body, record).await?;
+    Ok(Outcome::Forwarded(response, stream))
+}
+
+/// The route of the hostname. Counts the request of its site before its state is read.
+fn find(edge: &Edge, asked: &Asked<'_>, record: &mut Record) -> Result<Route, Reason> {
+    let table = edge.routes.load();
+    let Some(known) = table.route(asked.host) else {
+        record.host = Some(asked.host.into());
+        let reason = if edge.routes.is_loaded() { Reason::UnknownHost } else { Reason::NoRoutes };
+        return Err(reason);
+    };
+    record.in_flight = Some(InFlight::begin(&known.site));
+    let route = edge.routes.load().route(asked.host).cloned().ok_or(Reason::UnknownHost)?;
+    record.host = Some(Arc::clone(&route.hostname));
+    record.site = Some(Arc::clone(&route.site));
+    Ok(route)
+}
+
+/// A connection made for one site's hostname carries no other site's requests.
+fn check_server_name(edge: &Edge, client: &Client, route: &Route) -> Result<(), Reason> {
+    let Some(server_name) = client.server_name.as_deref() else {
+        return Err(Reason::Misdirected);
+    };
+    if *server_name == *route.hostname {
+        return Ok(());
+    }
+    match edge.routes.load().route(server_name) {
+        Some(other) if other.site.id == route.site.id => Ok(()),
+        _ => Err(Reason::Misdirected),
+    }
+}
+
+/// The authority in canonical form; the client's own header where it is canonical already.
+fn authority(headers: &HeaderMap, asked: &Asked<'_>) -> Result<HeaderValue, Reason> {
+    if let Some(header) = headers.get(HOST) {
+        let text = header.as_bytes();
+        if text.len() == asked.host.len() + asked.port.len()
+            && text.starts_with(asked.host.as_bytes())
+        {
+            return Ok(header.clone());
+        }
+    }
+    HeaderValue::try_from(format!("{}{}", asked.host, asked.port)).map_err(|_| Reason::BadHost)
+}
+
+fn moved(head: &Parts, hostname: &str, port: &str) -> Result<Response<Bytes>, Reason> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = if path == "*" { "/" } else { path };
+    let location = HeaderValue::try_from(format!("https://{hostname}{port}{path}"));
+    let mut response = Response::new(Bytes::new());
+    // Method and body are kept, where there is more than a look.
+    *response.status_mut() = if matches!(head.method, Method::GET | Method::HEAD) {
+        StatusCode::MOVED_PERMANENTLY
+    } else {
+        StatusCode::PERMANENT_REDIRECT
+    };
+    response.headers_mut().insert(LOCATION, location.map_err(|_| Reason::BadRequest)?);
+    response.headers_mut().insert(CACHE_CONTROL, REDIRECT_CACHE);
+    Ok(response)
+}
+
+fn rejected(
+    reason: Reason,
+    asked: &HeaderMap,
+    has_body: bool,
+    version: Version,
+    mut record: Record,
+) -> Response<AnswerBody> {
+    record.reason = Some(reason);
+    // Whoever asks over a connection of another site is not told this site's name.
+    let site = record.site.clone().filter(|_| reason != Reason::Misdirected);
+    let brand =
+        site.as_ref().map(|site| Brand { site_name: &site.name, language: &site.default_language });
+    let response = rejection::answer(reason, asked, brand, record.id_text());
+    own(response, has_body, version, record)
+}
+
+/// An answer of the router's own.
+fn own(
+    mut response: Response<Bytes>,
+    has_body: bool,
+    version: Version,
+    mut record: Record,
+) -> Response<AnswerBody> {
+    record.status = Some(response.status());
+    let length = response.body().len();
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, record.id.clone());
+    if length > 0 {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let read = record.upload.as_ref().is_some_and(|upload| upload.has_ended());
+    if has_body && !read && version <= Version::HTTP_11 {
+        // The rest of the body must not be taken for the next request.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|content| AnswerBody::whole(content, record))
+}

@@ -1,0 +1,375 @@
+//! The last known routes and sealed certificates on disk, so that a router can start while the
+//! control database is gone. A file is whole or it is nothing: its length and checksum are in front,
+//! it replaces the one before by a rename, and the one before is kept. Private keys lie in it as they
+//! lie in the control database: sealed.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use control_types::SiteId;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use uuid::Uuid;
+
+use crate::{
+    Edge,
+    certificates::SealedCertificate,
+    route_table::{Reading, RouteRow, Scope, Table},
+};
+
+const MAGIC: [u8; 8] = *b"TA3LEMRT";
+/// Raised when the contents change so that an older router must not read them.
+const FORMAT: u32 = 1;
+const HEAD_BYTES: usize = 8 + 4 + 8 + 32;
+/// Larger files are not ours.
+const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Changes that come together are written together.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Writing takes at most this part of the time.
+const REST_FACTOR: u32 = 20;
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+
+/// Why a file is not a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file system refused.
+    #[error("cannot read or write it")]
+    Io(#[from] io::Error),
+    /// Not a snapshot, a cut one or a changed one.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    /// Written by another version of the router.
+    #[error("it has format {0}, this router reads format {FORMAT}")]
+    Format(u32),
+    /// Whole, but its contents are not what they should be.
+    #[error("its contents are malformed")]
+    Contents(#[from] serde_json::Error),
+    /// Another region's routes.
+    #[error("it belongs to region {0}")]
+    Region(String),
+}
+
+/// What is in a snapshot.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The routes and certificates.
+    pub table: Table,
+    /// When they were written.
+    pub taken_at: OffsetDateTime,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    region: String,
+    taken_at: i64,
+    routes: Vec<RouteRow>,
+    /// Certificates that stand in many chains, once.
+    intermediates: Vec<String>,
+    certificates: Vec<CertificateRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CertificateRow {
+    id: Uuid,
+    site_id: Option<SiteId>,
+    hostname: String,
+    leaf: String,
+    intermediates: Vec<usize>,
+    sealed_key: String,
+    not_after: i64,
+    version: i64,
+}
+
+/// The bytes of a snapshot of `table`.
+///
+/// # Errors
+/// Never in practice: everything in a table can be written.
+pub fn encode(table: &Table, region: &str, now: OffsetDateTime) -> Result<Vec<u8>, SnapshotError> {
+    let mut intermediates: Vec<&CertificateDer<'_>> = Vec::new();
+    let mut places: HashMap<&CertificateDer<'_>, usize> = HashMap::new();
+    let mut certificates = Vec::with_capacity(table.certificates().len());
+    for certificate in table.certificates() {
+        let [leaf, rest @ ..] = certificate.chain.as_slice() else { continue };
+        let chain = rest.iter().map(|der| {
+            *places.entry(der).or_insert_with(|| {
+                intermediates.push(der);
+                intermediates.len() - 1
+            })
+        });
+        certificates.push(CertificateRow {
+            id: certificate.id,
+            site_id: certificate.site_id,
+            hostname: certificate.hostname.to_string(),
+            intermediates: chain.collect(),
+            leaf: BASE64.encode(leaf),
+            sealed_key: BASE64.encode(&certificate.sealed_key),
+            not_after: certificate.not_after,
+            version: certificate.version,
+        });
+    }
+    let contents = Contents {
+        region: region.to_owned(),
+        taken_at: now.unix_timestamp(),
+        routes: table.rows().collect(),
+        intermediates: intermediates.iter().map(|der| BASE64.encode(der)).collect(),
+        certificates,
+    };
+    let mut bytes = vec![0; HEAD_BYTES];
+    serde_json::to_writer(&mut bytes, &contents)?;
+    let (head, payload) = bytes.split_at_mut(HEAD_BYTES);
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&FORMAT.to_be_bytes());
+    head[12..20].copy_from_slice(&(payload.len() as u64).to_be_bytes());
+    head[20..].copy_from_slice(&Sha256::digest(payload));
+    Ok(bytes)
+}
+
+/// The snapshot in `bytes`.
+///
+/// # Errors
+/// Whatever is wrong with it; damaged bytes never get further than this.
+pub fn decode(bytes: &[u8], region: &str) -> Result<Snapshot, SnapshotError> {
+    let (head, payload) =
+        bytes.split_first_chunk::<HEAD_BYTES>().ok_or(SnapshotError::Damaged("too short"))?;
+    let (magic, head) = head.split_at(8);
+    let (format, head) = head.split_at(4);
+    let (length, checksum) = head.split_at(8);
+    if magic != MAGIC {
+        return Err(SnapshotError::Damaged("not a snapshot of routes"));
+    }
+    let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
+    match u32::try_from(number(format)) {
+        Ok(FORMAT) => {}
+        other => return Err(SnapshotError::Format(other.unwrap_or(0))),
+    }
+    if number(length) != payload.len() as u64 {
+        return Err(SnapshotError::Damaged("not as long as it says"));
+    }
+    if Sha256::digest(payload).as_slice() != checksum {
+        return Err(SnapshotError::Damaged("the checksum is wrong"));
+    }
+    from_contents(serde_json::from_slice(payload)?, region)
+}
+
+fn from_contents(contents: Contents, region: &str) -> Result<Snapshot, SnapshotError> {
+    if contents.region != region {
+        return Err(SnapshotError::Region(contents.region));
+    }
+    let bytes_of = |text: &str| {
+        BASE64.decode(text).map_err(|_| SnapshotError::Damaged("a text is not base64"))
+    };
+    let intermediates: Result<Vec<_>, _> = contents
+        .intermediates
+        .iter()
+        .map(|text| bytes_of(text).map(CertificateDer::from))
+        .collect();
+    let intermediates = intermediates?;
+    let mut certificates = Vec::with_capacity(contents.certificates.len());
+    for row in contents.certificates {
+        let mut chain = vec![CertificateDer::from(bytes_of(&row.leaf)?)];
+        for place in row.intermediates {
+            let der = intermediates.get(place);
+            chain.push(der.ok_or(SnapshotError::Damaged("a chain points nowhere"))?.clone());
+        }
+        let sealed_key = bytes_of(&row.sealed_key)?;
+        let certificate = SealedCertificate::new(
+            row.id,
+            row.site_id,
+            &row.hostname,
+            chain,
+            sealed_key,
+            row.not_after,
+            row.version,
+        );
+        let certificate = certificate.map_err(|_| SnapshotError::Damaged("an empty chain"))?;
+        certificates.push(Arc::new(certificate));
+    }
+    let reading = Reading { scope: Scope::All, routes: contents.routes, certificates };
+    let merged = Table::default().merge(reading, true);
+    let table = merged.map_err(|_| SnapshotError::Damaged("no table"))?.table;
+    let taken_at = OffsetDateTime::from_unix_timestamp(contents.taken_at);
+    let taken_at = taken_at.map_err(|_| SnapshotError::Damaged("the time is none"))?;
+    Ok(Snapshot { table, taken_at })
+}
+
+/// Writes `bytes` to `path` so that there always is a whole file.
+///
+/// # Errors
+/// When the file system refuses; what was there before still is, here or beside.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let new = beside(path, "new");
+    let mut file =
+        File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    match fs::rename(path, beside(path, "previous")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    fs::rename(&new, path)?;
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The snapshot at `path`, or the one before it when that one cannot be read; none when neither is
+/// there.
+pub fn load(path: &Path, region: &str) -> Option<Snapshot> {
+    for path in [path.to_owned(), beside(path, "previous")] {
+        match read(&path).and_then(|bytes| decode(&bytes, region)) {
+            Ok(snapshot) => return Some(snapshot),
+            Err(SnapshotError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(file = %path.display(), error, "a snapshot of routes is not used");
+            }
+        }
+    }
+    None
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SnapshotError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if read as u64 > MAX_BYTES {
+        return Err(SnapshotError::Damaged("too large"));
+    }
+    Ok(bytes)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// Writes the table whenever it changed, for ever.
+pub async fn keep(edge: Arc<Edge>, path: PathBuf, region: String) {
+    let mut changes = edge.routes.watch();
+    changes.mark_unchanged();
+    while changes.changed().await.is_ok() {
+        sleep(SETTLE).await;
+        changes.mark_unchanged();
+        let begun = Instant::now();
+        let (table, path, region) = (edge.routes.load_full(), path.clone(), region.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            let bytes = encode(&table, &region, OffsetDateTime::now_utc())?;
+            write(&path, &bytes)
+        });
+        match writing.await {
+            Ok(Ok(())) => metrics::counter!("router_snapshots_written_total").increment(1),
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the snapshot of routes cannot be written");
+            }
+            Err(error) => tracing::error!(%error, "writing the snapshot of routes ended early"),
+        }
+        let end = Instant::now();
+        sleep_until(end + SHORTEST_REST.max((end - begun) * REST_FACTOR)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control_types::{
+        Generation,
+        state::{DomainKind, SiteState},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes() -> Vec<u8> {
+        let site_id = SiteId::generate();
+        let routes = vec![RouteRow {
+            hostname: "a.test".into(),
+            domain_kind: DomainKind::Custom,
+            is_primary: true,
+            primary_hostname: Some("a.test".into()),
+            site_id,
+            slug: "a".into(),
+            site_name: "Á".into(),
+            default_language: "en".into(),
+            site_state: SiteState::Active,
+            generation: Generation(3),
+            region: "r".into(),
+            upstream: Some("unix:/a".into()),
+            max_body_bytes: 1,
+            version: 2,
+        }];
+        let chain = vec![vec![1_u8, 2].into(), vec![3_u8].into()];
+        let certificate =
+            SealedCertificate::new(Uuid::nil(), Some(site_id), "a.test", chain, vec![9], 5, 2)
+                .expect("a chain");
+        let reading =
+            Reading { scope: Scope::All, routes, certificates: vec![Arc::new(certificate)] };
+        let table = Table::default().merge(reading, true).expect("merges").table;
+        encode(&table, "r", OffsetDateTime::UNIX_EPOCH).expect("encodes")
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_and_only_for_its_region() {
+        let bytes = bytes();
+        let snapshot = decode(&bytes, "r").expect("decodes");
+        let route = snapshot.table.route("a.test").expect("is there");
+        assert_eq!((route.site.name.as_str(), route.site.generation), ("Á", Generation(3)));
+        let certificate = snapshot.table.certificate("a.test").expect("is there");
+        assert_eq!((certificate.chain.len(), &*certificate.sealed_key), (2, &[9_u8][..]));
+        assert!(matches!(decode(&bytes, "other"), Err(SnapshotError::Region(_))));
+    }
+
+    #[test]
+    fn the_one_before_is_used_when_the_last_is_damaged() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("routes");
+        assert!(load(&path, "r").is_none());
+        write(&path, &bytes()).expect("writes");
+        write(&path, &bytes()).expect("writes");
+        fs::write(&path, &bytes()[..100]).expect("is damaged");
+        assert_eq!(load(&path, "r").map(|snapshot| snapshot.table.len()), Some(1));
+        fs::remove_file(&path).expect("is removed");
+        assert!(load(&path, "r").is_some());
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_noticed() {
+        let bytes = bytes();
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length], "r").is_err());
+        }
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 0x41;
+            assert!(decode(&changed, "r").is_err(), "byte {place}");
+        }
+    }
+
+    proptest! {
+        /// Also with a checksum that is right: a bad writer must not take the reader down.
+        #[test]
+        fn any_bytes_are_answered(payload in proptest::collection::vec(any::<u8>(), 0..300),
+                                  text in "[\\[\\]{}\":,a-z0-9]{0,200}") {
+            for payload in [payload, text.into_bytes()] {
+                let mut bytes = MAGIC.to_vec();
+                bytes.extend(FORMAT.to_be_bytes());
+                bytes.extend((payload.len() as u64).to_be_bytes());
+                bytes.extend(Sha256::digest(&payload));
+                bytes.extend(&payload);
+                prop_assert!(decode(&bytes, "r").is_err());
+                prop_assert!(decode(&payload, "r").is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The log and the metrics of this process. What is counted for every request is looked up once, at
+//! the start; on the way of a request only atomic numbers change. No metric has a hostname in its
+//! labels: whoever asks for random names must not fill the memory.
+
+use std::sync::LazyLock;
+
+use http::StatusCode;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::rejection::Reason;
+
+const UPKEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+const SECONDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const CLASSES: [&str; 6] = ["aborted", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Begins the log: JSON lines on standard error.
+pub fn start_log(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
+    // A second start in one process, as in tests, keeps the first.
+    let _ = log.try_init();
+}
+
+/// Begins the metrics of the process, once.
+///
+/// # Errors
+/// When another recorder was installed.
+pub fn start_metrics() -> Result<PrometheusHandle, String> {
+    static HANDLE: LazyLock<Result<PrometheusHandle, String>> =
+        LazyLock::new(|| recorder().map_err(|error| format!("cannot start the metrics: {error}")));
+    HANDLE.clone()
+}
+
+fn recorder() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()
+}
+
+/// Keeps the histograms small, for ever.
+pub async fn upkeep(handle: PrometheusHandle) {
+    let mut rounds = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        rounds.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+/// What is counted.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the names of the metrics say it")]
+pub struct Metrics {
+    requests: [Counter; CLASSES.len()],
+    rejections: [Counter; Reason::ALL.len()],
+    pub request_seconds: Histogram,
+    pub upstream_seconds: Histogram,
+    pub in_flight: Gauge,
+    pub retries_not_sent: Counter,
+    pub retries_refused: Counter,
+    pub wrong_site: Counter,
+    pub tunnels: Gauge,
+    pub connections: Gauge,
+    pub accepted: Counter,
+    pub handshakes: Counter,
+    pub handshake_errors: Counter,
+    pub handshake_timeouts: Counter,
+    pub received_bytes: Counter,
+    pub sent_bytes: Counter,
+    pub routes: Gauge,
+    pub certificates: Gauge,
+    pub open_certificates: Gauge,
+    pub table_age_seconds: Gauge,
+    pub feed_lag_seconds: Gauge,
+    pub polls: Counter,
+    pub poll_errors: Counter,
+    pub full_reads: Counter,
+    pub refused_tables: Counter,
+}
+
+impl Metrics {
+    /// All of them, at zero. After [`start_metrics`].
+    pub fn new() -> Self {
+        let retries = |cause: &'static str| counter!("router_retries_total", "cause" => cause);
+        let failed =
+            |cause: &'static str| counter!("router_handshake_errors_total", "cause" => cause);
+        Self {
+            requests: CLASSES.map(|class| counter!("router_requests_total", "class" => class)),
+            rejections: Reason::ALL
+                .map(|reason| counter!("router_rejections_total", "reason" => reason.as_str())),
+            request_seconds: histogram!("router_request_seconds"),
+            upstream_seconds: histogram!("router_upstream_seconds"),
+            in_flight: gauge!("router_requests_in_flight"),
+            retries_not_sent: retries("not_sent"),
+            retries_refused: retries("stale_route"),
+            wrong_site: counter!("router_wrong_site_total"),
+            tunnels: gauge!("router_tunnels"),
+            connections: gauge!("router_connections"),
+            accepted: counter!("router_connections_total"),
+            handshakes: counter!("router_handshakes_total"),
+            handshake_errors: failed("failed"),
+            handshake_timeouts: failed("timeout"),
+            received_bytes: counter!("router_received_bytes_total"),
+            sent_bytes: counter!("router_sent_bytes_total"),
+            routes: gauge!("router_routes"),
+            certificates: gauge!("router_certificates"),
+            open_certificates: gauge!("router_certificates_open"),
+            table_age_seconds: gauge!("router_route_table_age_seconds"),
+            feed_lag_seconds: gauge!("router_route_feed_lag_seconds"),
+            polls: counter!("router_route_polls_total"),
+            poll_errors: counter!("router_route_poll_errors_total"),
+            full_reads: counter!("router_route_full_reads_total"),
+            refused_tables: counter!("router_route_tables_refused_total"),
+        }
+    }
+
+    /// Counts an answer; none when the client left before there was one.
+    pub fn answered(&self, status: Option<StatusCode>) {
+        let class = status.map_or(0, |status| usize::from(status.as_u16() / 100));
+        self.requests[if class < CLASSES.len() { class } else { 0 }].increment(1);
+    }
+
+    /// Counts a rejection.
+    pub fn rejected(&self, reason: Reason) {
+        self.rejections[reason as usize].increment(1);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
