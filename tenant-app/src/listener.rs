@@ -1,0 +1,128 @@
+//! Accepts connections, counts them, and ends when there was none for a while or when told to.
+//!
+//! Ending when idle loses nothing: the runtime holds a twin of the listening socket, so what
+//! connects after the last `accept` waits in the kernel for the next process.
+
+use std::{
+    future::Future,
+    io,
+    os::{fd::FromRawFd as _, unix::net::UnixListener},
+    pin::pin,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{net::UnixStream, sync::watch};
+
+/// How long requests in flight may take once the process was told to end.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How long a head may take to arrive. Longer than the router keeps an idle connection (15 s).
+const HEAD: Duration = Duration::from_secs(60);
+
+/// Why serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// No open connection for the configured time.
+    Idle,
+    /// Told to end; what was in flight is finished or was given up after 30 seconds.
+    Drained,
+}
+
+/// The listening unix socket that the process inherited under this number.
+///
+/// # Errors
+/// When there is none, or it does not listen.
+#[allow(unsafe_code, reason = "descriptors inherited by number can be adopted in no safe way")]
+pub fn inherited(number: i32) -> io::Result<UnixListener> {
+    // SAFETY: only borrowed for one check, which fails cleanly on a closed descriptor.
+    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    if !rustix::net::sockopt::socket_acceptconn(borrowed)? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+    }
+    // SAFETY: it is open, inherited for this process's use, and adopted once, at the start.
+    let listener = unsafe { UnixListener::from_raw_fd(number) };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until idle or `shutdown` resolves.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub async fn serve(
+    listener: UnixListener,
+    router: Router,
+    idle: Option<Duration>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let graceful = GracefulShutdown::new();
+    let open = watch::Sender::new(0_usize);
+    let mut shutdown = pin!(shutdown);
+    let ended = loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => answer(stream, router.clone(), &graceful, &open),
+                Err(error) => {
+                    // Out of descriptors, most likely: what is open must close first.
+                    tracing::error!("cannot accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            () = &mut shutdown => break Ended::Drained,
+            () = idle_for(idle, open.subscribe()) => break Ended::Idle,
+        }
+    };
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!("gave up on requests that took over {} seconds", DRAIN.as_secs());
+    }
+    Ok(ended)
+}
+
+fn answer(
+    stream: UnixStream,
+    router: Router,
+    graceful: &GracefulShutdown,
+    open: &watch::Sender<usize>,
+) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = graceful.watch(connection);
+    open.send_modify(|count| *count += 1);
+    let counted = Counted(open.clone());
+    tokio::spawn(async move {
+        // A peer that hangs up is its own affair.
+        if let Err(error) = connection.await {
+            tracing::debug!("a connection ended early: {error}");
+        }
+        drop(counted);
+    });
+}
+
+struct Counted(watch::Sender<usize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+async fn idle_for(idle: Option<Duration>, mut open: watch::Receiver<usize>) {
+    let Some(idle) = idle else { return std::future::pending().await };
+    loop {
+        if open.wait_for(|count| *count == 0).await.is_err() {
+            return;
+        }
+        if tokio::time::timeout(idle, open.changed()).await.is_err() {
+            return;
+        }
+    }
+}

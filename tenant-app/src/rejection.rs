@@ -1,0 +1,340 @@
+//! The one place where an error becomes an answer: a page under the site's own name, or problem
+//! JSON (RFC 9457) for whoever asks for it. Handlers return a [`Rejection`]; [`explain`], around
+//! all of them, writes the page and logs the chain of causes, once.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Redirect, Response},
+};
+use control_types::{Generation, headers};
+
+use crate::{locales, pages, site::Site, values, visit::local_path};
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// Nothing here, or nothing that this person may know of.
+    #[error("not found")]
+    NotFound,
+    /// Signed in, but not allowed.
+    #[error("forbidden")]
+    Forbidden,
+    /// Has to sign in first; then goes on to this path.
+    #[error("sign-in needed")]
+    SignIn(String),
+    /// A form that this site did not hand to this browser.
+    #[error("forged or outdated form")]
+    Csrf,
+    /// What was sent cannot be used. The key of a message in `locales/`, and what it is about.
+    #[error("invalid input: {0} {1}")]
+    Invalid(&'static str, String),
+    /// What was sent collides with what is there. As [`Rejection::Invalid`].
+    #[error("conflict: {0} {1}")]
+    Conflict(&'static str, String),
+    /// More bytes than allowed.
+    #[error("more than {limit} bytes")]
+    TooLarge {
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The plan's storage is full.
+    #[error("the site's storage is full")]
+    StorageFull,
+    /// Too many attempts; come back after so many seconds.
+    #[error("too many attempts")]
+    Throttled(u32),
+    /// No byte of the asked range exists; the length.
+    #[error("range not satisfiable")]
+    Range(u64),
+    /// Routed here by mistake.
+    #[error("this is another site's instance")]
+    OtherSite,
+    /// Routed by a stale route; the generation served here.
+    #[error("this instance serves generation {0}")]
+    OtherGeneration(Generation),
+    /// The database took the right to write (or all rights) away: the site is moving.
+    #[error("the site is fenced here")]
+    Fenced(#[source] sqlx::Error),
+    /// The database or the object store does not answer now.
+    #[error("a part of the platform is unavailable")]
+    Unavailable(#[source] anyhow::Error),
+    /// A fault of ours.
+    #[error("internal error")]
+    Internal(#[source] anyhow::Error),
+}
+
+impl From<sqlx::Error> for Rejection {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match (&error, code.as_deref()) {
+            (_, Some("42501")) => Self::Fenced(error),
+            // Connection refused or lost, too many connections, shutting down, statement timeout.
+            (_, Some(code))
+                if ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+                    || matches!(code, "3D000" | "28000" | "28P01") =>
+            {
+                Self::Unavailable(error.into())
+            }
+            (
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Protocol(_),
+                _,
+            ) => Self::Unavailable(error.into()),
+            _ => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<minijinja::Error> for Rejection {
+    fn from(error: minijinja::Error) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+impl Rejection {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Forbidden | Self::Csrf => StatusCode::FORBIDDEN,
+            Self::SignIn(_) => StatusCode::UNAUTHORIZED,
+            Self::Invalid(..) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Conflict(..) => StatusCode::CONFLICT,
+            Self::TooLarge { .. } | Self::StorageFull => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Range(_) => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::OtherSite | Self::OtherGeneration(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::Fenced(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stem of the messages' keys in `locales/`.
+    fn key(&self) -> &'static str {
+        match self {
+            Self::NotFound => "error-not-found",
+            Self::Forbidden => "error-forbidden",
+            Self::SignIn(_) => "error-sign-in",
+            Self::Csrf => "error-csrf",
+            Self::Invalid(..) => "error-invalid",
+            Self::Conflict(..) => "error-conflict",
+            Self::TooLarge { .. } => "error-too-large",
+            Self::StorageFull => "error-storage-full",
+            Self::Throttled(_) => "error-throttled",
+            Self::Range(_) => "error-range",
+            Self::OtherSite | Self::OtherGeneration(_) => "error-misdirected",
+            Self::Fenced(_) | Self::Unavailable(_) => "error-unavailable",
+            Self::Internal(_) => "error-internal",
+        }
+    }
+
+    fn set_headers(&self, answer: &mut HeaderMap) {
+        let mut set = |name: &'static str, value: HeaderValue| {
+            answer.insert(name, value);
+        };
+        match self {
+            Self::OtherSite => {
+                set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_SITE));
+            }
+            Self::OtherGeneration(generation) => {
+                set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_GENERATION));
+                set(headers::SERVES_GENERATION, generation.0.into());
+            }
+            Self::Fenced(_) => {
+                set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_FENCED));
+                set("retry-after", 2.into());
+            }
+            Self::Unavailable(_) => set("retry-after", 5.into()),
+            Self::Throttled(seconds) => set("retry-after", (*seconds).into()),
+            Self::Range(length) => {
+                if let Ok(value) = HeaderValue::try_from(format!("bytes */{length}")) {
+                    set("content-range", value);
+                }
+            }
+            _ => {}
+        }
+        set("cache-control", HeaderValue::from_static("no-store"));
+    }
+
+    /// Logs the whole chain where a person has to look.
+    fn log(&self, site: &Site, request_id: &str) {
+        let chain = || {
+            let mut text = self.to_string();
+            let mut cause = std::error::Error::source(self);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        };
+        match self {
+            Self::Internal(_) => tracing::error!(
+                site.id = %site.id, request.id = request_id, "site {}: {}", site.slug, chain()
+            ),
+            Self::Unavailable(_) | Self::Fenced(_) => tracing::warn!(
+                site.id = %site.id, request.id = request_id, "site {}: {}", site.slug, chain()
+            ),
+            _ => {}
+        }
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        self.set_headers(response.headers_mut());
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+/// What of a request decides how an error is told.
+struct Asked {
+    json: bool,
+    /// Not sending anything.
+    reads: bool,
+    headers: HeaderMap,
+    path: String,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let accept = accept.unwrap_or_default();
+        Self {
+            json: accept.contains("json") && !accept.contains("text/html"),
+            reads: matches!(*request.method(), Method::GET | Method::HEAD),
+            headers: request.headers().clone(),
+            path: local_path(request.uri().path_and_query().map_or("/", |path| path.as_str())),
+        }
+    }
+}
+
+/// Turns every rejection of what is inside into its page.
+pub async fn explain(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let asked = Asked::of(&request);
+    let mut response = next.run(request).await;
+    // axum's own refusals (a path that is no UUID, a method that a route lacks) carry none.
+    let own = response.extensions_mut().remove::<Arc<Rejection>>();
+    let rejection = match (own, response.status()) {
+        (Some(rejection), _) => rejection,
+        (None, status) if !has_page(&response) => match foreign(status, asked.reads) {
+            Some(rejection) => Arc::new(rejection),
+            None => return response,
+        },
+        _ => return response,
+    };
+    let request_id = asked.headers.get(headers::REQUEST_ID).and_then(|id| id.to_str().ok());
+    let request_id = request_id.unwrap_or_default().to_owned();
+    rejection.log(&site, &request_id);
+    if let (Rejection::SignIn(next), false) = (&*rejection, asked.json) {
+        return sign_in_first(next);
+    }
+    let (status, kept) = (rejection.status(), response.headers().clone());
+    let mut answer = if asked.json {
+        problem(&rejection, status, &asked, &request_id)
+    } else {
+        page(&rejection, status, &site, &asked, &request_id).await
+    };
+    for (name, value) in &kept {
+        if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    rejection.set_headers(answer.headers_mut());
+    answer
+}
+
+/// What axum itself refused, in our words.
+fn foreign(status: StatusCode, reads: bool) -> Option<Rejection> {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Some(Rejection::TooLarge { limit: crate::form::MAX_BYTES as u64 })
+        }
+        StatusCode::NOT_FOUND => Some(Rejection::NotFound),
+        StatusCode::BAD_REQUEST if reads => Some(Rejection::NotFound),
+        StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            Some(Rejection::Invalid("invalid-form", status.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// A handler that panicked: a fault of ours like any other.
+pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+    Rejection::Internal(anyhow::anyhow!("a handler panicked: {text}")).into_response()
+}
+
+fn has_page(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
+}
+
+fn sign_in_first(next: &str) -> Response {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("next", next);
+    Redirect::to(&format!("/sign-in?{}", query.finish())).into_response()
+}
+
+fn problem(rejection: &Rejection, status: StatusCode, asked: &Asked, request_id: &str) -> Response {
+    let language = locales::Language::English;
+    let detail = match rejection {
+        Rejection::Invalid(key, about) | Rejection::Conflict(key, about) => {
+            locales::text(language, key, &[("about", about.clone().into())])
+        }
+        _ => locales::text(language, &format!("{}-text", rejection.key()), &[]),
+    };
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": locales::text(language, &format!("{}-title", rejection.key()), &[]),
+        "status": status.as_u16(),
+        "detail": detail,
+        "instance": asked.path,
+        "request_id": request_id,
+    });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+async fn page(
+    rejection: &Rejection,
+    status: StatusCode,
+    site: &Site,
+    asked: &Asked,
+    request_id: &str,
+) -> Response {
+    let settings = site.settings.last_known(site).await;
+    let language = locales::Language::of(&asked.headers, None, settings.language);
+    let detail = match rejection {
+        Rejection::Invalid(key, about) | Rejection::Conflict(key, about) => {
+            Some(locales::text(language, key, &[("about", about.clone().into())]))
+        }
+        Rejection::TooLarge { limit } => Some(locales::text(
+            language,
+            "error-too-large-limit",
+            &[("size", locales::bytes(language, *limit).into())],
+        )),
+        _ => None,
+    };
+    let html = pages::render(
+        "error.html",
+        values! {
+            lang => language.code(), site => &*settings, status => status.as_u16(),
+            key => rejection.key(), detail, request_id,
+        },
+    );
+    match html {
+        Ok(html) => (status, html).into_response(),
+        Err(error) => {
+            tracing::error!(site.id = %site.id, "the error page cannot be shown: {error:#}");
+            status.into_response()
+        }
+    }
+}
