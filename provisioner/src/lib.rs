@@ -1,1 +1,15 @@
-//! Stub.
+//! The control plane: the only writer of the control database. Modules in the order in which a
+//! request for work meets them.
+
+pub mod config;
+pub mod world;
+pub mod http;
+pub mod control_db;
+pub mod engine;
+pub mod operations;
+pub mod reconcilers;
+pub mod instances;
+pub mod site_database;
+pub mod site_storage;
+pub mod certificate_authority;
+pub mod secrets;

@@ -11,6 +11,7 @@ use crate::{
     places::{Cluster, ObjectStore, Plan, PutCluster, PutObjectStore, PutRegion, Region, Router},
     problem::{self, Problem},
     sites::{Accepted, ChangeSite, CreateSite, DeleteSite, DryRun, Site},
+    status::Status,
 };
 
 /// Longest time to wait for an answer, besides what the request itself waits for.
@@ -69,6 +70,8 @@ impl Client {
         let url = url.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
+            // A proxy of the environment is for the web; it must not see the token.
+            .no_proxy()
             .build()
             .map_err(|source| ClientError::Unreachable { url: url.clone(), source })?;
         Ok(Self { http, url, token: token.to_owned() })
@@ -302,6 +305,22 @@ impl Client {
     /// As every call: see [`ClientError`].
     pub async fn cancel_operation(&self, id: OperationId) -> Result<Operation> {
         self.send(Method::POST, &format!("/v1/operations/{id}/cancel"), &()).await
+    }
+
+    /// Lets a stuck operation try again.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn retry_operation(&self, id: OperationId) -> Result<Operation> {
+        self.send(Method::POST, &format!("/v1/operations/{id}/retry"), &()).await
+    }
+
+    /// How the platform is.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn status(&self) -> Result<Status> {
+        self.get("/v1/status").await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

@@ -5,6 +5,7 @@ pub mod problem;
 pub mod places;
 pub mod sites;
 pub mod operations;
+pub mod status;
 #[cfg(feature = "client")]
 pub mod client;
 
@@ -12,3 +13,4 @@ pub use operations::{Operation, OperationEvent, StepProgress};
 pub use places::{Cluster, ObjectStore, Plan, Region, Router};
 pub use problem::Problem;
 pub use sites::{CreateSite, DeleteSite, Site};
+pub use status::Status;

@@ -1,0 +1,138 @@
+//! `region`, `router`, `plan`: what does not change by itself.
+
+use control_types::Hostname;
+use provisioner_api::{
+    Plan,
+    places::{PutRegion, Region, Router},
+};
+use sqlx::PgPool;
+
+use crate::{control_db::sites::port_suffix, site_database::Limits};
+
+/// All regions.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn regions(pool: &PgPool) -> Result<Vec<Region>, sqlx::Error> {
+    sqlx::query_as!(
+        Region,
+        r#"select name, display_name,
+               (select count(*) from placement
+                where placement.region = region.name and placement.state = 'current')
+                   as "n_sites!"
+           from region order by name"#
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Makes a region, or changes it.
+///
+/// # Errors
+/// When the database does not answer, or refuses the name.
+pub async fn put_region(pool: &PgPool, name: &str, region: &PutRegion) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into region (name, display_name) values ($1, $2)
+         on conflict (name) do update set display_name = excluded.display_name",
+        name,
+        region.display_name
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// All routers.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn routers(pool: &PgPool) -> Result<Vec<Router>, sqlx::Error> {
+    sqlx::query_as!(
+        Router,
+        "select name, region, https_address, http_address, admin_url from router order by name"
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Makes a router known, or changes it.
+///
+/// # Errors
+/// When the database does not answer, or refuses the name or the region.
+pub async fn put_router(pool: &PgPool, name: &str, router: &Router) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into router (name, region, https_address, http_address, admin_url)
+         values ($1, $2, $3, $4, $5)
+         on conflict (name) do update set region = excluded.region,
+             https_address = excluded.https_address, http_address = excluded.http_address,
+             admin_url = excluded.admin_url",
+        name,
+        router.region,
+        router.https_address,
+        router.http_address,
+        router.admin_url,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Where a hostname opens whose site is in `region`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn site_url(
+    pool: &PgPool,
+    region: &str,
+    hostname: &Hostname,
+) -> Result<String, sqlx::Error> {
+    let address = sqlx::query_scalar!(
+        "select https_address from router where region = $1 order by name limit 1",
+        region
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(format!("https://{hostname}{}", port_suffix(address.as_deref())))
+}
+
+/// All plans, the smallest first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn plans(pool: &PgPool) -> Result<Vec<Plan>, sqlx::Error> {
+    sqlx::query_as!(
+        Plan,
+        "select name, display_name, max_students, max_instructors, max_courses, storage_bytes,
+             max_upload_bytes, max_custom_domains
+         from plan order by storage_bytes nulls last, name"
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The limits of a plan as a site's database holds them; none when there is no such plan.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn limits(pool: &PgPool, plan: &str) -> Result<Option<Limits>, sqlx::Error> {
+    sqlx::query_as!(
+        Limits,
+        "select name as plan, max_students, max_instructors, max_courses, storage_bytes,
+             max_upload_bytes
+         from plan where name = $1",
+        plan
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// How long a site of this plan can be brought back after it was deleted, in seconds; none when
+/// there is no such plan.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn grace_period_secs(pool: &PgPool, plan: &str) -> Result<Option<i32>, sqlx::Error> {
+    sqlx::query_scalar!("select grace_period_secs from plan where name = $1", plan)
+        .fetch_optional(pool)
+        .await
+}

@@ -1,0 +1,107 @@
+//! The HTTP API. A handler validates and records; it never does the work. Whoever asks for work
+//! gets 202 and an operation.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post, put},
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+
+use crate::{
+    engine::Engine,
+    reconcilers::{Nudges, Report},
+    world::World,
+};
+
+mod auth;
+mod description;
+mod operations;
+mod places;
+mod refusal;
+mod sites;
+mod status;
+mod validate;
+
+/// Largest body of a request, in bytes.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How long connections may go on after a shutdown began.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct Api {
+    /// Everything that is known.
+    pub world: Arc<World>,
+    /// What drives operations.
+    pub engine: Arc<Engine>,
+    /// What to wake after a change.
+    pub nudges: Nudges,
+    /// What the reconcilers say of themselves.
+    pub reconcilers: Arc<[Report]>,
+    /// Numbers for Prometheus.
+    pub metrics: PrometheusHandle,
+    /// Ends long polls when the provisioner stops.
+    pub shutdown: CancellationToken,
+}
+
+/// The whole table of URLs.
+pub fn routes(api: Api) -> Router {
+    let v1 = Router::new()
+        .route("/regions", get(places::list_regions))
+        .route("/regions/{name}", put(places::put_region))
+        .route("/clusters", get(places::list_clusters))
+        .route("/clusters/{name}", put(places::put_cluster))
+        .route("/object-stores", get(places::list_object_stores))
+        .route("/object-stores/{name}", put(places::put_object_store))
+        .route("/routers", get(places::list_routers))
+        .route("/routers/{name}", put(places::put_router))
+        .route("/plans", get(places::list_plans))
+        .route("/sites", get(sites::list).post(sites::create))
+        .route("/sites/{site}", get(sites::show).delete(sites::delete))
+        .route("/sites/{site}/suspend", post(sites::suspend))
+        .route("/sites/{site}/resume", post(sites::resume))
+        .route("/operations", get(operations::list))
+        .route("/operations/{id}", get(operations::show))
+        .route("/operations/{id}/events", get(operations::events))
+        .route("/operations/{id}/cancel", post(operations::cancel))
+        .route("/operations/{id}/retry", post(operations::retry))
+        .route("/status", get(status::show))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    Router::new()
+        .nest("/v1", v1)
+        .route("/openapi.json", get(description::show))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(status::ready))
+        .route("/metrics", get(status::metrics))
+        .fallback(refusal::no_such_path)
+        .method_not_allowed_fallback(refusal::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(refusal::panicked))
+        .layer(TraceLayer::new_for_http())
+        .with_state(api)
+}
+
+/// Serves the API until `shutdown`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let stop = shutdown.clone();
+    let server = axum::serve(listener, routes(api))
+        .with_graceful_shutdown(async move { stop.cancelled().await });
+    tokio::select! {
+        served = async { server.await } => served,
+        () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}

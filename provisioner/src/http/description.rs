@@ -1,0 +1,248 @@
+//! `/openapi.json`: the API described as OpenAPI 3.1, from the types that it is spoken with.
+
+use std::sync::LazyLock;
+
+use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
+use provisioner_api::{operations, places, problem, sites, status};
+use utoipa::{
+    OpenApi,
+    openapi::{
+        Content, ContentBuilder, HttpMethod, OpenApi as Description, PathItem, Ref, RefOr,
+        Response, Schema,
+        path::{OperationBuilder, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        schema::{ArrayBuilder, ObjectBuilder, Type},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+
+/// The types.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Ta3lem provisioner",
+        description = "Creates and deletes sites, and tells how they are. Every call carries a \
+                       bearer token; errors are problem details (RFC 9457)."
+    ),
+    components(schemas(
+        problem::Problem,
+        places::Region,
+        places::PutRegion,
+        places::Cluster,
+        places::PutCluster,
+        places::ObjectStore,
+        places::PutObjectStore,
+        places::Router,
+        places::Plan,
+        sites::Site,
+        sites::Placement,
+        sites::Domain,
+        sites::Instance,
+        sites::CreateSite,
+        sites::NewAccount,
+        sites::Role,
+        sites::Accepted,
+        sites::DryRun,
+        sites::PlannedStep,
+        sites::DeleteSite,
+        sites::ChangeSite,
+        operations::Operation,
+        operations::StepProgress,
+        operations::OperationEvent,
+        operations::OperationNews,
+        status::Status,
+        status::Component,
+        status::Reconciler,
+    ))
+)]
+struct Types;
+
+/// One call: method, path, what it does, the body it takes, the status and body of its answer.
+type Call = (HttpMethod, &'static str, &'static str, Option<&'static str>, u16, &'static str);
+
+/// Every call of the API, as in [`crate::http::routes`].
+const CALLS: &[Call] = &[
+    (HttpMethod::Get, "/v1/regions", "All regions", None, 200, "[Region]"),
+    (
+        HttpMethod::Put,
+        "/v1/regions/{name}",
+        "Makes a region, or changes it",
+        Some("PutRegion"),
+        200,
+        "Region",
+    ),
+    (HttpMethod::Get, "/v1/clusters", "All clusters", None, 200, "[Cluster]"),
+    (
+        HttpMethod::Put,
+        "/v1/clusters/{name}",
+        "Makes a cluster known, or changes it",
+        Some("PutCluster"),
+        200,
+        "Cluster",
+    ),
+    (HttpMethod::Get, "/v1/object-stores", "All object stores", None, 200, "[ObjectStore]"),
+    (
+        HttpMethod::Put,
+        "/v1/object-stores/{name}",
+        "Makes an object store known, or changes it",
+        Some("PutObjectStore"),
+        200,
+        "ObjectStore",
+    ),
+    (HttpMethod::Get, "/v1/routers", "All routers", None, 200, "[Router]"),
+    (
+        HttpMethod::Put,
+        "/v1/routers/{name}",
+        "Makes a router known, or changes it",
+        Some("Router"),
+        200,
+        "Router",
+    ),
+    (HttpMethod::Get, "/v1/plans", "All plans", None, 200, "[Plan]"),
+    (HttpMethod::Get, "/v1/sites", "All sites that are not deleted", None, 200, "[Site]"),
+    (
+        HttpMethod::Post,
+        "/v1/sites",
+        "Makes a site; with dry_run answers 200 and a DryRun",
+        Some("CreateSite"),
+        202,
+        "Accepted",
+    ),
+    (HttpMethod::Get, "/v1/sites/{site}", "One site, by slug or id", None, 200, "Site"),
+    (
+        HttpMethod::Delete,
+        "/v1/sites/{site}",
+        "Deletes a site after its grace period; with dry_run answers 200 and a DryRun",
+        Some("DeleteSite"),
+        202,
+        "Accepted",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/suspend",
+        "Closes a site",
+        Some("ChangeSite"),
+        200,
+        "Site",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/resume",
+        "Opens a suspended site",
+        Some("ChangeSite"),
+        200,
+        "Site",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/operations",
+        "Operations, the newest first; query: site, live, limit",
+        None,
+        200,
+        "[Operation]",
+    ),
+    (HttpMethod::Get, "/v1/operations/{id}", "One operation", None, 200, "Operation"),
+    (
+        HttpMethod::Get,
+        "/v1/operations/{id}/events",
+        "What happened after event `after_seq`; waits up to `wait_secs` for more",
+        None,
+        200,
+        "OperationNews",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/operations/{id}/cancel",
+        "Stops an operation and undoes what it did",
+        None,
+        200,
+        "Operation",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/operations/{id}/retry",
+        "Lets a stuck operation try again",
+        None,
+        200,
+        "Operation",
+    ),
+    (HttpMethod::Get, "/v1/status", "How the platform is", None, 200, "Status"),
+];
+
+static DESCRIPTION: LazyLock<String> =
+    LazyLock::new(|| describe().to_json().unwrap_or_else(|_| "{}".to_owned()));
+
+/// The description.
+pub async fn show() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], DESCRIPTION.as_str())
+}
+
+fn describe() -> Description {
+    let mut description = Types::openapi();
+    description.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    for (method, path, summary, takes, status, gives) in CALLS {
+        let mut operation = OperationBuilder::new()
+            .summary(Some(*summary))
+            .response(status.to_string(), answer("Done", "application/json", gives))
+            .response("default", answer("Refused", problem::CONTENT_TYPE, "Problem"))
+            .security(SecurityRequirement::new("token", Vec::<String>::new()));
+        for name in path.split('{').skip(1).filter_map(|part| part.split('}').next()) {
+            operation = operation.parameter(
+                ParameterBuilder::new()
+                    .name(name)
+                    .parameter_in(ParameterIn::Path)
+                    .schema(Some(ObjectBuilder::new().schema_type(Type::String))),
+            );
+        }
+        if let Some(takes) = takes {
+            let body = RequestBodyBuilder::new().content("application/json", content(takes));
+            operation = operation.request_body(Some(body.build()));
+        }
+        let item = PathItem::new(method.clone(), operation);
+        match description.paths.paths.get_mut(*path) {
+            Some(known) => known.merge_operations(item),
+            None => drop(description.paths.paths.insert((*path).to_owned(), item)),
+        }
+    }
+    if let Some(components) = &mut description.components {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+    description
+}
+
+fn answer(what: &str, kind: &str, schema: &str) -> Response {
+    let mut response = Response::new(what);
+    response.content.insert(kind.to_owned(), RefOr::T(content(schema)));
+    response
+}
+
+/// `Site`, or `[Site]` for a list.
+fn content(schema: &str) -> Content {
+    let name = schema.trim_matches(['[', ']']);
+    let reference = RefOr::<Schema>::Ref(Ref::from_schema_name(name));
+    let builder = ContentBuilder::new();
+    if schema.starts_with('[') {
+        builder.schema(Some(ArrayBuilder::new().items(reference))).build()
+    } else {
+        builder.schema(Some(reference)).build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_a_call_names_is_described() {
+        let json: serde_json::Value = serde_json::from_str(&DESCRIPTION).expect("JSON");
+        assert!(json["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+        for (_, path, _, takes, _, gives) in CALLS {
+            assert!(json["paths"].get(*path).is_some(), "{path}");
+            for name in takes.iter().chain([gives]) {
+                let name = name.trim_matches(['[', ']']);
+                assert!(json["components"]["schemas"].get(name).is_some(), "{name}");
+            }
+        }
+    }
+}

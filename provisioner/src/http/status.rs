@@ -1,0 +1,55 @@
+//! `/v1/status`, `/readyz`, `/metrics`: how the platform is.
+
+use axum::{Json, extract::State};
+use control_types::state::OperationState;
+use provisioner_api::status::{Component, Status};
+
+use crate::{
+    control_db::{clusters, object_stores},
+    http::{Api, refusal::Refusal},
+};
+
+/// How the platform is.
+pub async fn show(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
+    let pool = &api.world.db.pool;
+    let mut components = vec![Component { name: "control database".to_owned(), problem: None }];
+    for cluster in clusters::list(pool).await? {
+        let problem = match (cluster.last_error, cluster.template_version) {
+            (Some(error), _) => Some(error),
+            (None, None) => Some("its template is not ready yet".to_owned()),
+            (None, Some(_)) => None,
+        };
+        components.push(Component { name: format!("cluster {}", cluster.name), problem });
+    }
+    for store in object_stores::list(pool).await? {
+        let name = format!("object store {}", store.name);
+        components.push(Component { name, problem: store.last_error });
+    }
+    let counts = sqlx::query!(
+        r#"select count(*) as "live!", count(*) filter (where state = $1) as "stuck!"
+           from operation where state in ('queued', 'running', 'unwinding', 'stuck')"#,
+        OperationState::Stuck as OperationState
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Json(Status {
+        components,
+        reconcilers: api.reconcilers.iter().map(|report| report.now()).collect(),
+        n_live_operations: counts.live,
+        n_stuck_operations: counts.stuck,
+    }))
+}
+
+/// Whether work can be taken.
+pub async fn ready(State(api): State<Api>) -> Result<&'static str, Refusal> {
+    if api.shutdown.is_cancelled() {
+        return Err(Refusal::unavailable("provisioner", "the provisioner is stopping"));
+    }
+    sqlx::query!("select 1 as one").fetch_one(&api.world.db.pool).await?;
+    Ok("ok\n")
+}
+
+/// Numbers for Prometheus.
+pub async fn metrics(State(api): State<Api>) -> String {
+    api.metrics.render()
+}

@@ -1,0 +1,67 @@
+//! The kinds of operations. Each is a file: its steps, how each is done, how each is undone.
+
+use control_types::state::OperationKind;
+use provisioner_api::sites::{DryRun, PlannedStep};
+
+use crate::engine::{Kind, PlannedOperation, kind::step_name};
+
+pub mod create_site;
+pub mod delete_site;
+
+/// What a kind is, for those who only show it.
+pub fn planned(kind: OperationKind) -> PlannedOperation {
+    match kind {
+        OperationKind::CreateSite => PlannedOperation::of::<create_site::CreateSite>(),
+        OperationKind::DeleteSite => PlannedOperation::of::<delete_site::DeleteSite>(),
+    }
+}
+
+/// What an operation of kind `K` would do.
+pub fn dry_run<K: Kind>(params: &K::Params, estimated_ms: u64) -> DryRun {
+    DryRun {
+        steps: K::STEPS
+            .iter()
+            .map(|step| PlannedStep {
+                step: step_name(step),
+                description: K::describe(*step, params),
+            })
+            .collect(),
+        pivot: K::PIVOT.map(step_name),
+        estimated_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list may change only together with its version: operations that are under way when a new
+    /// provisioner starts were made with the old one.
+    #[test]
+    fn the_lists_of_steps() {
+        let listing: Vec<_> = OperationKind::ALL
+            .iter()
+            .map(|kind| {
+                let planned = planned(*kind);
+                let pivot = planned.shape.pivot.map(|index| planned.steps[index].clone());
+                format!(
+                    "{kind} v{}: {} | pivot {}",
+                    planned.plan_version,
+                    planned.steps.join(" "),
+                    pivot.unwrap_or_default()
+                )
+            })
+            .collect();
+        assert_eq!(
+            listing,
+            [
+                "create_site v1: reserve_names choose_placement create_roles create_database \
+                 create_storage_key seed_site issue_certificates start_instance publish_route \
+                 await_routers | pivot publish_route",
+                "delete_site v1: close_site stop_instance take_final_restore_point \
+                 await_grace_period drop_database drop_roles delete_objects release_names \
+                 | pivot drop_database",
+            ]
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! Everything that effects are made with, in one place.
+
+use std::{sync::Arc, time::Duration};
+
+use control_types::{Hostname, SiteId};
+use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::{
+    certificate_authority::CertificateAuthority,
+    control_db::{
+        ControlDb,
+        instances::{self, Awaited},
+        places, sites,
+    },
+    engine::{Flow, StepError},
+    reconcilers::Nudges,
+    secrets::Keys,
+    site_database::Clusters,
+    site_storage::ObjectStores,
+};
+
+/// How long a router may take to tell its version of a route.
+const ROUTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The control database, the clusters, the object stores, the keys.
+pub struct World {
+    /// The control database.
+    pub db: ControlDb,
+    /// The regions' keys.
+    pub keys: Keys,
+    /// Administers the clusters.
+    pub clusters: Clusters,
+    /// Administers the object stores.
+    pub object_stores: ObjectStores,
+    /// Issues certificates.
+    pub authority: Arc<CertificateAuthority>,
+    /// The platform's own domain.
+    pub platform_domain: Hostname,
+    /// Wakes reconcilers.
+    pub nudges: Nudges,
+    /// Ticks when the runtime saw something new, or its row was written.
+    pub instances_changed: watch::Receiver<u64>,
+    /// Asks routers.
+    pub http: reqwest::Client,
+}
+
+/// What a router says of a route.
+#[derive(Deserialize)]
+struct RouteSeen {
+    version: i64,
+}
+
+impl World {
+    /// Waits until the instances of a site are as they shall be; puts the operation aside after
+    /// `patience`.
+    ///
+    /// # Errors
+    /// When the control database does not answer.
+    pub async fn await_instances(
+        &self,
+        site: SiteId,
+        awaited: Awaited,
+        patience: Duration,
+    ) -> Result<Flow, StepError> {
+        let until = tokio::time::Instant::now() + patience;
+        let mut changed = self.instances_changed.clone();
+        self.nudges.all();
+        loop {
+            changed.mark_unchanged();
+            if instances::are(&self.db.pool, site, awaited).await? {
+                return Ok(Flow::Done);
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep_until(until) => {
+                    return Ok(Flow::Wait {
+                        pause: Duration::from_millis(500),
+                        reason: "the instance is not yet as it shall be".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The name of a router of `region` that does not have the site's newest route yet, or does not
+    /// answer; none when all have it.
+    ///
+    /// # Errors
+    /// When the control database does not answer.
+    pub async fn routers_behind(
+        &self,
+        site: SiteId,
+        region: &str,
+    ) -> Result<Option<String>, StepError> {
+        let Some((hostname, version)) = sites::routed(&self.db.pool, site).await? else {
+            return Ok(None);
+        };
+        for router in places::routers(&self.db.pool).await? {
+            if router.region != region {
+                continue;
+            }
+            let url = format!("{}/routes/{hostname}", router.admin_url.trim_end_matches('/'));
+            let seen = async {
+                let answer = self.http.get(&url).timeout(ROUTER_TIMEOUT).send().await?;
+                answer.error_for_status()?.json::<RouteSeen>().await
+            };
+            match seen.await {
+                Ok(seen) if seen.version >= version => {}
+                _ => return Ok(Some(router.name)),
+            }
+        }
+        Ok(None)
+    }
+}
