@@ -1,2 +1,92 @@
-//! Stub.
-fn main() {}
+//! `ta3lem`: the command line of the platform. It only speaks HTTP to the provisioner, except for
+//! `up`, `down` and `doctor`, which run the platform on one machine.
+
+mod cli;
+mod environment;
+mod connection;
+mod site;
+mod operation;
+mod region;
+mod cluster;
+mod plan;
+mod status;
+mod completions;
+mod progress;
+mod output;
+mod when;
+mod failure;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use ops::{doctor, down, up};
+
+use crate::{
+    cli::{Cli, Command},
+    connection::Connection,
+    environment::Environment,
+    failure::{Code, Failure},
+    output::Output,
+};
+
+fn main() -> ExitCode {
+    let environment = Environment::read();
+    let cli = match parse(&environment) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let global = &cli.global;
+    let output = Output::new(global.json, global.quiet, global.no_color, &environment);
+    // Two providers are linked in; reqwest takes the one installed, and fails without.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(anyhow::Error::from(error)).report(&output),
+    };
+    match runtime.block_on(run(cli, &environment, &output)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(&output),
+    }
+}
+
+async fn run(cli: Cli, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
+    let connect = || Connection::open(&cli.global.connection, environment);
+    match cli.command {
+        Command::Up(args) => return Ok(up::run(args).await),
+        Command::Down(args) => return Ok(down::run(args).await),
+        Command::Doctor(args) => return Ok(doctor::run(args).await),
+        Command::Site(command) => site::run(command, &connect()?, output).await,
+        Command::Operation(command) => operation::run(command, &connect()?, output).await,
+        Command::Region(command) => region::run(&command, &connect()?, output).await,
+        Command::Cluster(command) => cluster::run(&command, &connect()?, output).await,
+        Command::Plan(command) => plan::run(&command, &connect()?, output).await,
+        Command::Status => status::run(&connect()?, output).await,
+        Command::Completions(args) => completions::run(&args, output),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the arguments. Help, version and wrong usage end here.
+fn parse(environment: &Environment) -> Result<Cli, ExitCode> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let given = |flag: &str| arguments.iter().skip(1).any(|argument| argument == flag);
+    let colour = if environment.no_color || given("--no-color") {
+        ColorChoice::Never
+    } else {
+        ColorChoice::Auto
+    };
+    let parsed = Cli::command()
+        .color(colour)
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        if error.use_stderr() && given("--json") {
+            let text = error.render().to_string();
+            let message = text.trim().trim_start_matches("error: ");
+            let output = Output::new(true, true, true, environment);
+            return Failure::new(Code::Usage, message).report(&output);
+        }
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8))
+    })
+}

@@ -1,0 +1,33 @@
+//! `ta3lem region`.
+
+use clap::Subcommand;
+
+use crate::{connection::Connection, failure::Failure, output::Output};
+
+/// What can be done with regions.
+#[derive(Subcommand)]
+pub enum RegionCommand {
+    /// List the regions
+    List,
+}
+
+/// Does it.
+pub async fn run(
+    command: &RegionCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let RegionCommand::List = command;
+    let regions = connection.answer(connection.client.regions().await)?;
+    if output.json {
+        return output.document(&regions);
+    }
+    let rows: Vec<_> = regions
+        .into_iter()
+        .map(|region| {
+            let sites = region.n_sites.to_string();
+            vec![region.name.into(), region.display_name.into(), sites.into()]
+        })
+        .collect();
+    output.table(&["region", "name", "sites"], &rows, "There are no regions.")
+}

@@ -1,0 +1,280 @@
+//! `ta3lem site`.
+
+mod create;
+mod delete;
+
+use clap::{Args, Subcommand};
+use control_types::state::{InstanceObserved, SiteState};
+use provisioner_api::{
+    Site,
+    sites::{ChangeSite, DryRun},
+};
+use time::OffsetDateTime;
+
+use crate::{
+    cli::{SiteName, site_name, words},
+    connection::{Again, Connection},
+    failure::{Code, Failure},
+    output::{Cell, Output, Tone},
+    progress, when,
+};
+
+/// What can be done with sites.
+#[derive(Subcommand)]
+pub enum SiteCommand {
+    /// Create a site and wait until it serves
+    Create(create::CreateArgs),
+    /// List the sites
+    List,
+    /// Show one site
+    Show(SiteArgs),
+    /// Close a site to its people; everything is kept
+    Suspend(SuspendArgs),
+    /// Open a suspended site again
+    Resume(ResumeArgs),
+    /// Delete a site after a grace period
+    Delete(delete::DeleteArgs),
+}
+
+/// Which site.
+#[derive(Args)]
+pub struct SiteArgs {
+    /// The site's slug or id
+    #[arg(value_name = "SLUG", value_parser = site_name)]
+    site: SiteName,
+}
+
+/// Which site, and why.
+#[derive(Args)]
+pub struct SuspendArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Why: it is kept in the audit trail and shown to operators
+    #[arg(long, value_name = "TEXT", value_parser = words)]
+    reason: String,
+}
+
+/// Which site, and perhaps why.
+#[derive(Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Why: it is kept in the audit trail
+    #[arg(long, value_name = "TEXT", value_parser = words)]
+    reason: Option<String>,
+}
+
+/// Does it.
+pub async fn run(
+    command: SiteCommand,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    match command {
+        SiteCommand::Create(args) => create::run(args, connection, output).await,
+        SiteCommand::List => list(connection, output).await,
+        SiteCommand::Show(args) => show(&args.site.0, connection, output).await,
+        SiteCommand::Suspend(args) => suspend(args, connection, output).await,
+        SiteCommand::Resume(args) => resume(args, connection, output).await,
+        SiteCommand::Delete(args) => delete::run(args, connection, output).await,
+    }
+}
+
+async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let sites = connection.answer(connection.client.sites().await)?;
+    if output.json {
+        return output.document(&sites);
+    }
+    let now = OffsetDateTime::now_utc();
+    let rows: Vec<_> = sites
+        .iter()
+        .map(|site| {
+            vec![
+                site.slug.as_str().into(),
+                state(site),
+                Cell::or_dash(site.placement.as_ref().map(|placement| placement.region.as_str())),
+                site.plan.as_str().into(),
+                instance(site),
+                when::relative(site.created_at, now).into(),
+                Cell::or_dash(url(site)),
+                site.name.as_str().into(),
+            ]
+        })
+        .collect();
+    let header = ["site", "state", "region", "plan", "instance", "created", "url", "name"];
+    let empty = "There are no sites. `ta3lem site create --help` says how to make one.";
+    output.table(&header, &rows, empty)
+}
+
+async fn show(name: &str, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let site = get(name, connection).await?;
+    if output.json {
+        return output.document(&site);
+    }
+    let now = OffsetDateTime::now_utc();
+    let mut fields = vec![
+        ("Site", Cell::from(site.slug.as_str())),
+        ("Name", site.name.as_str().into()),
+        ("State", state(&site)),
+    ];
+    if let Some(reason) = &site.suspended_reason {
+        fields.push(("Suspended", reason.as_str().into()));
+    }
+    if let Some(at) = site.delete_after {
+        let at = when::both(at, now);
+        fields.push(("Data dropped", Cell::toned(at, Tone::Bad)));
+    }
+    if let Some(operation) = site.live_operation {
+        fields.push(("In progress", format!("operation {operation}").into()));
+    }
+    fields.extend([
+        ("Plan", Cell::from(site.plan.as_str())),
+        ("Language", site.default_language.as_str().into()),
+        ("Data may be in", site.allowed_regions.join(", ").into()),
+    ]);
+    if let Some(placement) = &site.placement {
+        fields.extend([
+            ("Region", Cell::from(placement.region.as_str())),
+            ("Database", format!("{} on {}", placement.database, placement.cluster).into()),
+            ("Files", format!("{} on {}", placement.prefix, placement.object_store).into()),
+            ("Generation", placement.generation.to_string().into()),
+        ]);
+    }
+    if let Some(running) = &site.instance {
+        let process = running.process_id.map_or_else(String::new, |id| format!(", process {id}"));
+        let starts = format!("started {} times{process}", running.starts);
+        fields.extend([("Instance", instance(&site)), ("", starts.into())]);
+        if let Some(error) = &running.last_error {
+            fields.push(("", Cell::toned(error.as_str(), Tone::Bad)));
+        }
+    }
+    fields.push(("Created", when::both(site.created_at, now).into()));
+    fields.push(("Id", site.id.to_string().into()));
+    output.fields(fields)?;
+    output.print("")?;
+    let domains: Vec<_> = site
+        .domains
+        .iter()
+        .map(|domain| {
+            let primary = if domain.is_primary { "primary" } else { "redirects" };
+            vec![
+                domain.url.as_str().into(),
+                domain.kind.as_str().into(),
+                domain.state.as_str().into(),
+                primary.into(),
+            ]
+        })
+        .collect();
+    output.table(&["url", "kind", "state", ""], &domains, "It has no hostnames.")
+}
+
+async fn suspend(
+    args: SuspendArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let name = args.site.site.0;
+    let change = ChangeSite { reason: Some(args.reason) };
+    let send =
+        async |client: &provisioner_api::client::Client| client.suspend_site(&name, &change).await;
+    let site = match connection.change(Again::NotSent, send).await {
+        Ok(site) => site,
+        Err(failure) => return Err(with_hint(failure, &name, connection).await),
+    };
+    if output.json {
+        return output.document(&site);
+    }
+    output.print(&format!("{} is closed to its people. Everything is kept.", site.slug))?;
+    output.say(&format!("Open it again: ta3lem site resume {}", site.slug));
+    Ok(())
+}
+
+async fn resume(args: ResumeArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let name = args.site.site.0;
+    let change = ChangeSite { reason: args.reason };
+    let send =
+        async |client: &provisioner_api::client::Client| client.resume_site(&name, &change).await;
+    let site = match connection.change(Again::NotSent, send).await {
+        Ok(site) => site,
+        Err(failure) => return Err(with_hint(failure, &name, connection).await),
+    };
+    if output.json {
+        return output.document(&site);
+    }
+    let at = url(&site).map_or_else(String::new, |url| format!(": {url}"));
+    output.print(&format!("{} is open{at}", site.slug))
+}
+
+/// The site of this name.
+async fn get(name: &str, connection: &Connection) -> Result<Site, Failure> {
+    match connection.answer(connection.client.site(name).await) {
+        Ok(site) => Ok(site),
+        Err(failure) => Err(with_hint(failure, name, connection).await),
+    }
+}
+
+/// Adds what the user can do, where the provisioner knows it.
+async fn with_hint(failure: Failure, name: &str, connection: &Connection) -> Failure {
+    if failure.hint.is_some() {
+        return failure;
+    }
+    match failure.code {
+        Code::NotFound => failure.hint("`ta3lem site list` shows the sites"),
+        Code::Conflict => {
+            match connection.client.site(name).await.map(|site| site.live_operation) {
+                Ok(Some(id)) => {
+                    failure.hint(format!("operation {id} is on it: `ta3lem operation watch {id}`"))
+                }
+                _ => failure.hint(format!("`ta3lem site show {name}` shows its state")),
+            }
+        }
+        _ => failure,
+    }
+}
+
+/// What a dry run found.
+fn print_plan(plan: &DryRun, output: &Output) -> Result<(), Failure> {
+    if output.json {
+        return output.document(plan);
+    }
+    let rows: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let pivot = plan.pivot.as_ref() == Some(&step.step);
+            let note = if pivot { Cell::toned("no way back", Tone::Busy) } else { "".into() };
+            vec![progress::words(&step.step).into(), step.description.as_str().into(), note]
+        })
+        .collect();
+    output.table(&["step", "what it would do", ""], &rows, "There is nothing to do.")?;
+    let long = when::took(std::time::Duration::from_millis(plan.estimated_ms));
+    output.print(&format!("\nIt would take about {long}. Nothing was changed."))
+}
+
+/// Where a site opens.
+fn url(site: &Site) -> Option<&str> {
+    let primary = site.domains.iter().find(|domain| domain.is_primary);
+    primary.or(site.domains.first()).map(|domain| domain.url.as_str())
+}
+
+/// A site's state in words and colour.
+fn state(site: &Site) -> Cell {
+    let tone = match site.state {
+        SiteState::Active => Tone::Good,
+        SiteState::Creating | SiteState::Suspended => Tone::Busy,
+        SiteState::Deleting => Tone::Bad,
+        SiteState::Deleted => Tone::Faint,
+    };
+    Cell::toned(site.state.as_str(), tone)
+}
+
+/// What its instance does, in words and colour.
+fn instance(site: &Site) -> Cell {
+    let Some(instance) = &site.instance else { return Cell::or_dash(None::<String>) };
+    let tone = match instance.observed {
+        InstanceObserved::Running => Tone::Good,
+        InstanceObserved::Failing => Tone::Bad,
+        _ => Tone::Plain,
+    };
+    Cell::toned(instance.observed.as_str(), tone)
+}
