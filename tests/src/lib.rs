@@ -1,1 +1,10 @@
-//! Stub.
+//! What the stories are told with: the whole platform, started by the real `ta3lem up` from the
+//! real binaries, and the people who use it.
+
+pub mod binaries;
+pub mod browser;
+pub mod stack;
+pub mod visitor;
+
+pub use stack::Stack;
+pub use visitor::Visitor;

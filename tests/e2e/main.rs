@@ -1,0 +1,101 @@
+//! The stories: what the platform promises, told over the real binaries. The list below is the list
+//! of features.
+
+use std::{pin::Pin, process::ExitCode, sync::Arc};
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tests::{Stack, stack::Start};
+use tokio::{runtime::Runtime, sync::OnceCell};
+
+mod browser_flow;
+mod crash;
+mod demo_sites;
+mod enums;
+mod instances;
+mod isolation;
+mod killed;
+mod refusals;
+mod secrets;
+mod site_life;
+mod up_and_down;
+
+/// A story on the platform that all of them share.
+type Shared = fn(Arc<Stack>) -> Pin<Box<dyn Future<Output = Result<()>>>>;
+/// A story that starts what it needs by itself.
+type Own = fn() -> Pin<Box<dyn Future<Output = Result<()>>>>;
+
+macro_rules! shared {
+    ($($module:ident :: $story:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($story)),
+             |stack| Box::pin(async move { $module::$story(&stack).await }))),*]
+    };
+}
+macro_rules! own {
+    ($($module:ident :: $story:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($story)),
+             || Box::pin($module::$story()))),*]
+    };
+}
+
+const SHARED: &[(&str, Shared)] = shared![
+    demo_sites::a_learner_reads_a_course,
+    demo_sites::a_custom_domain_is_the_primary_one,
+    site_life::created_opened_and_deleted,
+    site_life::suspended_and_resumed,
+    site_life::a_deletion_is_cancelled,
+    site_life::ten_at_once,
+    site_life::the_same_key_is_the_same_operation,
+    refusals::bad_input_names_the_field,
+    refusals::the_api_wants_a_token,
+    refusals::the_api_describes_itself,
+    isolation::a_site_reaches_only_its_own,
+    instances::a_sleeping_site_wakes_once,
+    secrets::no_secret_is_anywhere_to_be_read,
+    browser_flow::a_learner_with_a_browser,
+    enums::sql_and_rust_agree,
+    crash::every_step_of_every_kind,
+];
+
+const OWN: &[(&str, Own)] = own![
+    killed::the_provisioner_is_killed_during_creates,
+    up_and_down::comes_up_again_and_leaves_nothing_behind,
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let runtime: &'static Runtime = match Runtime::new() {
+        Ok(runtime) => Box::leak(Box::new(runtime)),
+        Err(error) => {
+            eprintln!("no runtime for the stories: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let stack: &'static OnceCell<Arc<Stack>> = Box::leak(Box::new(OnceCell::new()));
+    let shared = SHARED.iter().map(|(name, story)| {
+        Trial::test(*name, move || {
+            runtime.block_on(async {
+                let start = || async {
+                    tokio::task::spawn_blocking(|| Stack::start(Start { demo: true }))
+                        .await?
+                        .map(Arc::new)
+                };
+                let stack = stack.get_or_try_init(start).await.map_err(failed)?;
+                story(Arc::clone(stack)).await.map_err(failed)
+            })
+        })
+    });
+    let own = OWN
+        .iter()
+        .map(|(name, story)| Trial::test(*name, move || runtime.block_on(story()).map_err(failed)));
+    let conclusion = libtest_mimic::run(&arguments, shared.chain(own).collect());
+    // The platform must stop whatever became of the stories.
+    if let Some(stack) = stack.get() {
+        stack.terminate();
+    }
+    conclusion.exit_code()
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:?}"))
+}
