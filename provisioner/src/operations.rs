@@ -16,8 +16,8 @@ pub fn planned(kind: OperationKind) -> PlannedOperation {
     }
 }
 
-/// What an operation of kind `K` would do.
-pub fn dry_run<K: Kind>(params: &K::Params, estimated_ms: u64) -> DryRun {
+/// What an operation of kind `K` would do, and how long others of its kind took.
+pub fn dry_run<K: Kind>(params: &K::Params, estimated_ms: Option<u64>) -> DryRun {
     DryRun {
         steps: K::STEPS
             .iter()

@@ -100,6 +100,15 @@ impl SealedValue for PlacementSecrets {
     const PLACE: &'static str = "placement.secrets";
 }
 
+/// In the parameters of an operation that creates a site: what opens the administrator's invitation.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InvitationToken(pub String);
+
+impl SealedValue for InvitationToken {
+    const PLACE: &'static str = "operation.invitation";
+}
+
 /// `cluster.sealed_admin_url`: where the provisioner administers a cluster.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use control_types::{Hostname, SiteId};
 use serde::Deserialize;
+use sqlx::PgConnection;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::{
     certificate_authority::CertificateAuthority,
     control_db::{
         ControlDb,
+        certificates::{self, NewCertificate},
         instances::{self, Awaited},
         places, sites,
     },
@@ -52,6 +55,34 @@ struct RouteSeen {
 }
 
 impl World {
+    /// Issues a certificate for a hostname and stores it, in the place of the one that it had in the
+    /// region.
+    ///
+    /// # Errors
+    /// When it cannot be issued, sealed or stored.
+    pub async fn certify(
+        &self,
+        connection: &mut PgConnection,
+        hostname: &Hostname,
+        site: Option<SiteId>,
+        region: &str,
+    ) -> anyhow::Result<()> {
+        let issued = self.authority.issue(hostname)?;
+        let id = Uuid::now_v7();
+        let certificate = NewCertificate {
+            id,
+            site,
+            hostname: hostname.as_str(),
+            region,
+            issuer: self.authority.name(),
+            chain_pem: &issued.chain_pem,
+            sealed_key: &self.keys.seal_certificate_key(region, id, &issued.key_pem)?,
+            not_before: issued.not_before,
+            not_after: issued.not_after,
+        };
+        Ok(certificates::put(connection, &certificate).await?)
+    }
+
     /// Waits until the instances of a site are as they shall be; puts the operation aside after
     /// `patience`.
     ///

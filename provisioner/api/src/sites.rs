@@ -173,7 +173,7 @@ pub struct Accepted {
     pub operation: Operation,
     /// The site.
     pub site: Site,
-    /// Where the administrator chooses a password. Shown once: only a hash of it is kept.
+    /// Where the administrator chooses a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invitation_url: Option<String>,
 }
@@ -185,8 +185,9 @@ pub struct DryRun {
     pub steps: Vec<PlannedStep>,
     /// The step after which there is no way back, if there is one.
     pub pivot: Option<String>,
-    /// About how long it would take, in milliseconds, without waiting times that were asked for.
-    pub estimated_ms: u64,
+    /// How long the last ones of its kind took, in milliseconds (median), without waiting times that
+    /// were asked for. None when there was none yet.
+    pub estimated_ms: Option<u64>,
 }
 
 /// One step of a plan.

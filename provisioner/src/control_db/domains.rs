@@ -4,7 +4,7 @@ use control_types::{
     DomainId, Hostname, SiteId,
     state::{DomainKind, DomainState},
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use crate::control_db::broken_constraint;
 
@@ -65,6 +65,16 @@ pub async fn of_site(
     )
     .fetch_all(connection)
     .await
+}
+
+/// The primary hostname of a site, whether or not it serves already.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn primary(pool: &PgPool, site: SiteId) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!("select hostname from domain where site_id = $1 and is_primary", site.0)
+        .fetch_optional(pool)
+        .await
 }
 
 /// Lets the verified hostnames of a site serve.

@@ -97,6 +97,20 @@ pub async fn get(pool: &PgPool, id: OperationId) -> Result<Option<Operation>, sq
     Ok(select(pool, Some(id), None, false, 1).await?.pop())
 }
 
+/// An operation's site, and what was asked for.
+///
+/// # Errors
+/// When the database does not answer, or the operation is unknown.
+pub async fn params(pool: &PgPool, id: OperationId) -> Result<(SiteId, Value), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select site_id as "site: SiteId", params from operation where id = $1"#,
+        id.0
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((row.site, row.params))
+}
+
 /// Operations, the newest first.
 ///
 /// # Errors
@@ -227,6 +241,46 @@ pub async fn request_cancel(
     .execute(connection)
     .await?;
     Ok(true)
+}
+
+/// How long the last operations of a kind worked, in milliseconds: the median over the last 50 that
+/// succeeded, of their steps that did not wait for something elsewhere.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn typical_ms(pool: &PgPool, kind: OperationKind) -> Result<Option<u64>, sqlx::Error> {
+    let ms = sqlx::query_scalar!(
+        "select percentile_cont(0.5) within group (order by took) from (
+             select sum(step.took) as took from (
+                 select id from operation where kind = $1 and state = 'succeeded'
+                 order by created_at desc limit 50) recent
+             cross join lateral (
+                 select extract(epoch from max(at) filter (where event = 'succeeded')
+                     - min(at) filter (where event = 'started'))::float8 * 1000 as took
+                 from operation_event where operation_id = recent.id
+                 group by step having not bool_or(event = 'waiting')) step
+             group by recent.id) operation",
+        kind as OperationKind
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(ms
+        .map(|ms| std::time::Duration::from_secs_f64(ms.max(0.0) / 1000.0))
+        .map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// How many operations are unfinished, and how many of these are stuck.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn count_live(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
+    let counts = sqlx::query!(
+        r#"select count(*) as "live!", count(*) filter (where state = 'stuck') as "stuck!"
+           from operation where state in ('queued', 'running', 'unwinding', 'stuck')"#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((counts.live, counts.stuck))
 }
 
 /// Lets a stuck operation try again where it stopped. False when it is not stuck.

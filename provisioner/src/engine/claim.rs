@@ -111,20 +111,20 @@ pub async fn next(
 }
 
 impl Claim {
-    /// Locks the operation's row in `connection`'s transaction, if it is still ours.
+    /// Locks the operation's row in `connection`'s transaction, if it is still ours. Returns whether
+    /// a cancel was asked for.
     ///
     /// # Errors
-    /// When it is not, or the database does not answer.
-    pub async fn check(&self, connection: &mut PgConnection) -> Result<(), ClaimError> {
+    /// When it is not ours, or the database does not answer.
+    pub async fn check(&self, connection: &mut PgConnection) -> Result<bool, ClaimError> {
         sqlx::query_scalar!(
-            "select claim_token from operation
-             where id = $1 and claim_token = $2 and claimed_by is not null for update",
+            r#"select cancel_requested_at is not null as "cancelled!" from operation
+               where id = $1 and claim_token = $2 and claimed_by is not null for update"#,
             self.operation.0,
             self.token,
         )
         .fetch_optional(connection)
         .await?
-        .map(drop)
         .ok_or(ClaimError::Lost)
     }
 

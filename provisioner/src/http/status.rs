@@ -1,11 +1,10 @@
 //! `/v1/status`, `/readyz`, `/metrics`: how the platform is.
 
 use axum::{Json, extract::State};
-use control_types::state::OperationState;
 use provisioner_api::status::{Component, Status};
 
 use crate::{
-    control_db::{clusters, object_stores},
+    control_db::{clusters, object_stores, operations},
     http::{Api, refusal::Refusal},
 };
 
@@ -25,18 +24,12 @@ pub async fn show(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
         let name = format!("object store {}", store.name);
         components.push(Component { name, problem: store.last_error });
     }
-    let counts = sqlx::query!(
-        r#"select count(*) as "live!", count(*) filter (where state = $1) as "stuck!"
-           from operation where state in ('queued', 'running', 'unwinding', 'stuck')"#,
-        OperationState::Stuck as OperationState
-    )
-    .fetch_one(pool)
-    .await?;
+    let (live, stuck) = operations::count_live(pool).await?;
     Ok(Json(Status {
         components,
         reconcilers: api.reconcilers.iter().map(|report| report.now()).collect(),
-        n_live_operations: counts.live,
-        n_stuck_operations: counts.stuck,
+        n_live_operations: live,
+        n_stuck_operations: stuck,
     }))
 }
 

@@ -15,8 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     control_db::{
-        certificates::{self, NewCertificate},
-        clusters, domains, instances, object_stores,
+        certificates, clusters, domains, instances, object_stores,
         placements::{self, Placement},
         places, sites,
     },
@@ -74,6 +73,9 @@ pub struct CreateSiteParams {
     pub default_language: String,
     /// The first accounts.
     pub accounts: Vec<SeedAccount>,
+    /// The token of the administrator's invitation, sealed, in hexadecimal.
+    #[serde(default)]
+    pub sealed_invitation: Option<String>,
 }
 
 /// An account as `platform.seed_site` takes it. Hashes only.
@@ -307,27 +309,11 @@ async fn issue_certificates(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut tx = cx.begin().await?;
     for hostname in domains::of_site(&mut tx, cx.site).await? {
         let hostname: Hostname = hostname.parse().map_err(StepError::fail)?;
-        let issued = cx
-            .world
-            .authority
-            .issue(&hostname)
+        let certified =
+            cx.world.certify(&mut tx, &hostname, Some(cx.site), &cx.params.region).await;
+        certified
             .with_context(|| format!("certificate for {hostname}"))
-            .map_err(StepError::Fail)?;
-        let id = Uuid::now_v7();
-        let region = &cx.params.region;
-        let sealed_key = cx.world.keys.seal_certificate_key(region, id, &issued.key_pem)?;
-        let certificate = NewCertificate {
-            id,
-            site: Some(cx.site),
-            hostname: hostname.as_str(),
-            region,
-            issuer: cx.world.authority.name(),
-            chain_pem: &issued.chain_pem,
-            sealed_key: &sealed_key,
-            not_before: issued.not_before,
-            not_after: issued.not_after,
-        };
-        certificates::put(&mut tx, &certificate).await?;
+            .map_err(StepError::Retry)?;
     }
     tx.commit().await?;
     Ok(Flow::Done)

@@ -7,10 +7,9 @@ use anyhow::Context;
 use control_types::Hostname;
 use time::{Duration, OffsetDateTime};
 use tracing::info;
-use uuid::Uuid;
 
 use crate::{
-    control_db::certificates::{self, Due, NewCertificate},
+    control_db::certificates::{self, Due},
     world::World,
 };
 
@@ -45,22 +44,8 @@ impl Certificates {
 
     async fn issue(&self, due: &Due) -> anyhow::Result<()> {
         let hostname: Hostname = due.hostname.parse().context("not a hostname")?;
-        let issued = self.world.authority.issue(&hostname)?;
-        let id = Uuid::now_v7();
-        let sealed_key = self.world.keys.seal_certificate_key(&due.region, id, &issued.key_pem)?;
-        let certificate = NewCertificate {
-            id,
-            site: due.site,
-            hostname: hostname.as_str(),
-            region: &due.region,
-            issuer: self.world.authority.name(),
-            chain_pem: &issued.chain_pem,
-            sealed_key: &sealed_key,
-            not_before: issued.not_before,
-            not_after: issued.not_after,
-        };
         let mut connection = self.world.db.pool.acquire().await?;
-        certificates::put(&mut connection, &certificate).await?;
+        self.world.certify(&mut connection, &hostname, due.site, &due.region).await?;
         info!(hostname = hostname.as_str(), region = due.region, "certificate issued");
         Ok(())
     }
