@@ -247,8 +247,9 @@ fn print_plan(plan: &DryRun, output: &Output) -> Result<(), Failure> {
         })
         .collect();
     output.table(&["step", "what it would do", ""], &rows, "There is nothing to do.")?;
-    let long = when::took(std::time::Duration::from_millis(plan.estimated_ms));
-    output.print(&format!("\nIt would take about {long}. Nothing was changed."))
+    let long = plan.estimated_ms.map(std::time::Duration::from_millis).map(when::took);
+    let long = long.map(|long| format!("It would take about {long}. ")).unwrap_or_default();
+    output.print(&format!("\n{long}Nothing was changed."))
 }
 
 /// Where a site opens.

@@ -79,7 +79,7 @@ fn a_site_is_created_with_progress_and_its_links() {
         &said,
         0,
         &["acme is ready after 1.2 s", "https://acme.localhost:8443\n", INVITATION],
-        &["done     reserve names", "again    create database", "no space left", "only this once"],
+        &["done     reserve names", "again    create database", "no space left", "first password"],
     );
     let script = provisioner.script();
     let (_, site) = &script.creates[0];

@@ -276,6 +276,7 @@ impl Bench {
             name: slug.to_string(),
             default_language: "en".to_owned(),
             accounts: Vec::new(),
+            sealed_invitation: None,
         })?;
         let kind = OperationKind::CreateSite;
         let id = self.record(kind, site, params, scenario.rules.clone(), Some(&slug)).await?;

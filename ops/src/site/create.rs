@@ -176,9 +176,7 @@ fn print_links(accepted: &Accepted, output: &Output) -> Result<(), Failure> {
     }
     if let Some(url) = &accepted.invitation_url {
         output.link("Administrator's invitation", url)?;
-        output.say("The invitation is shown only this once; it leads to the first password.");
-    } else {
-        output.say("This request was taken in before: the invitation was in its first answer.");
+        output.say("It leads to the first password, once, within seven days.");
     }
     Ok(())
 }
