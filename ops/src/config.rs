@@ -30,6 +30,11 @@ pub fn search_path() -> Vec<PathBuf> {
     std::env::split_paths(&path).filter(|directory| directory.is_absolute()).collect()
 }
 
+/// The API token itself (`TA3LEM_TOKEN`); never an argument, since everybody can read those.
+pub fn token() -> Option<std::ffi::OsString> {
+    std::env::var_os("TA3LEM_TOKEN").filter(|token| !token.is_empty())
+}
+
 /// Whether colours are welcome (`NO_COLOR`, `TERM=dumb`).
 pub fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -8,11 +8,11 @@ use std::{
 };
 
 use clap::Args;
+use ops::config;
 use provisioner_api::client::{Client, ClientError};
 use serde::Deserialize;
 
 use crate::{
-    environment::Environment,
     failure::{Code, Failure},
     output::printable,
 };
@@ -85,13 +85,13 @@ impl Connection {
     ///
     /// # Errors
     /// When the API or the token cannot be found.
-    pub fn open(args: &ConnectionArgs, environment: &Environment) -> Result<Self, Failure> {
-        let ready_file = match (&args.data_dir, default_data_dir(environment)) {
+    pub fn open(args: &ConnectionArgs) -> Result<Self, Failure> {
+        let ready_file = match (&args.data_dir, config::default_data_dir()) {
             (Some(dir), _) => dir.join("ready.json"),
             (None, Ok(dir)) => dir.join("ready.json"),
             // All is told already.
             (None, Err(_)) if args.api.is_some() => PathBuf::new(),
-            (None, Err(failure)) => return Err(failure),
+            (None, Err(error)) => return Err(Failure::new(Code::Failed, format!("{error:#}"))),
         };
         let ready = read_ready(&ready_file);
         let (url, local) = match (&args.api, &ready) {
@@ -102,7 +102,7 @@ impl Connection {
         };
         let (token, token_from) = if let Some(file) = &args.token_file {
             read_token(file)?
-        } else if let Some(token) = &environment.token {
+        } else if let Some(token) = config::token() {
             let token = token.to_str().unwrap_or_default();
             (checked_token(token, "TA3LEM_TOKEN")?, "TA3LEM_TOKEN".to_owned())
         } else if let (true, Ok(ready)) = (local, &ready) {
@@ -184,23 +184,6 @@ impl Connection {
         let message = printable(&problem.to_string());
         Failure { code, message, hint, problem: Some(problem) }
     }
-}
-
-/// The data directory when none is named: the system's for root, the user's otherwise.
-///
-/// # Errors
-/// When the user has no home directory.
-pub fn default_data_dir(environment: &Environment) -> Result<PathBuf, Failure> {
-    if rustix::process::geteuid().is_root() {
-        return Ok("/var/lib/ta3lem".into());
-    }
-    let data = environment.xdg_data_home.clone();
-    data.or_else(|| environment.home.as_ref().map(|home| home.join(".local/share")))
-        .map(|data| data.join("ta3lem"))
-        .ok_or_else(|| {
-            Failure::new(Code::Failed, "the data directory is unknown: there is no home directory")
-                .hint("name it with --data-dir or TA3LEM_DATA_DIR")
-        })
 }
 
 fn may_repeat(error: &ClientError, again: Again) -> bool {

@@ -2,7 +2,6 @@
 //! `up`, `down` and `doctor`, which run the platform on one machine.
 
 mod cli;
-mod environment;
 mod connection;
 mod site;
 mod operation;
@@ -24,33 +23,31 @@ use ops::{doctor, down, up};
 use crate::{
     cli::{Cli, Command},
     connection::Connection,
-    environment::Environment,
     failure::{Code, Failure},
     output::Output,
 };
 
 fn main() -> ExitCode {
-    let environment = Environment::read();
-    let cli = match parse(&environment) {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
     let global = &cli.global;
-    let output = Output::new(global.json, global.quiet, global.no_color, &environment);
+    let output = Output::new(global.json, global.quiet, global.no_color);
     // Two providers are linked in; reqwest takes the one installed, and fails without.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(anyhow::Error::from(error)).report(&output),
     };
-    match runtime.block_on(run(cli, &environment, &output)) {
+    match runtime.block_on(run(cli, &output)) {
         Ok(code) => code,
         Err(failure) => failure.report(&output),
     }
 }
 
-async fn run(cli: Cli, environment: &Environment, output: &Output) -> Result<ExitCode, Failure> {
-    let connect = || Connection::open(&cli.global.connection, environment);
+async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let connect = || Connection::open(&cli.global.connection);
     match cli.command {
         Command::Up(args) => return Ok(up::run(args).await),
         Command::Down(args) => return Ok(down::run(args).await),
@@ -67,10 +64,10 @@ async fn run(cli: Cli, environment: &Environment, output: &Output) -> Result<Exi
 }
 
 /// Reads the arguments. Help, version and wrong usage end here.
-fn parse(environment: &Environment) -> Result<Cli, ExitCode> {
+fn parse() -> Result<Cli, ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let given = |flag: &str| arguments.iter().skip(1).any(|argument| argument == flag);
-    let colour = if environment.no_color || given("--no-color") {
+    let colour = if !ops::config::wants_colour() || given("--no-color") {
         ColorChoice::Never
     } else {
         ColorChoice::Auto
@@ -83,7 +80,7 @@ fn parse(environment: &Environment) -> Result<Cli, ExitCode> {
         if error.use_stderr() && given("--json") {
             let text = error.render().to_string();
             let message = text.trim().trim_start_matches("error: ");
-            let output = Output::new(true, true, true, environment);
+            let output = Output::new(true, true, true);
             return Failure::new(Code::Usage, message).report(&output);
         }
         let _ = error.print();

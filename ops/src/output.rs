@@ -6,10 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::{
-    environment::Environment,
-    failure::{Code, Failure},
-};
+use crate::failure::{Code, Failure};
 
 /// How good a piece of text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,9 +109,9 @@ pub struct Output {
 
 impl Output {
     /// As the flags and the environment want it.
-    pub fn new(json: bool, quiet: bool, no_color: bool, environment: &Environment) -> Self {
+    pub fn new(json: bool, quiet: bool, no_color: bool) -> Self {
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let colour = !(no_color || environment.no_color || json);
+        let colour = !no_color && !json && ops::config::wants_colour();
         let width = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col);
         Self {
             json,
