@@ -7,6 +7,7 @@ use crate::engine::{Kind, PlannedOperation, kind::step_name};
 
 pub mod create_site;
 pub mod delete_site;
+mod placed;
 
 /// What a kind is, for those who only show it.
 pub fn planned(kind: OperationKind) -> PlannedOperation {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use control_types::{
     Generation, Hostname, InstanceId,
     state::{OperationKind, PlacementState, SiteState},
@@ -20,6 +20,7 @@ use crate::{
         places, sites,
     },
     engine::{Cx, Flow, Kind, StepError, StepResult},
+    operations::placed,
     secrets::{PlacementSecrets, ScramVerifier},
     site_database::{Authority, SiteDatabaseName},
     site_storage::SitePrefix,
@@ -232,25 +233,22 @@ async fn placement(cx: &Cx<'_, CreateSite>) -> Result<Placement, StepError> {
     find_placement(cx).await?.ok_or_else(|| StepError::fail("the placement's row is gone"))
 }
 
-fn secrets(cx: &Cx<'_, CreateSite>, placement: &Placement) -> Result<PlacementSecrets, StepError> {
-    Ok(cx.world.keys.open(&placement.region, placement.id, &placement.sealed_secrets)?)
-}
-
 async fn create_roles(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let placement = placement(cx).await?;
-    let verifier = ScramVerifier::of_password(&secrets(cx, &placement)?.database_password)?;
+    let verifier =
+        ScramVerifier::of_password(&placed::secrets(cx.world, &placement)?.database_password)?;
     let limit = instances::connection_limit(&cx.world.db.pool, cx.site).await?;
     // Twice the pool's size: for a moment an old and a new process of the site run side by side.
     let limit = u32::try_from(limit).unwrap_or(1) * 2;
     let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.ensure_roles(&name(&placement)?, &verifier, limit).await?;
+    cluster.ensure_roles(&placed::database(&placement)?, &verifier, limit).await?;
     Ok(Flow::Done)
 }
 
 async fn drop_roles(cx: &mut Cx<'_, CreateSite>) -> StepResult {
-    let Some(placement) = find_placement(cx).await? else { return Ok(Flow::Done) };
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.drop_roles(&name(&placement)?).await?;
+    if let Some(placement) = find_placement(cx).await? {
+        placed::drop_roles(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
@@ -258,31 +256,29 @@ async fn create_database(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let placement = placement(cx).await?;
     let cluster = cx.world.clusters.get(placement.cluster).await?;
     let template = cluster.ensure_template().await?;
-    cluster.create_database(&name(&placement)?, &template).await?;
+    cluster.create_database(&placed::database(&placement)?, &template).await?;
     Ok(Flow::Done)
 }
 
 async fn drop_database(cx: &mut Cx<'_, CreateSite>) -> StepResult {
-    let Some(placement) = find_placement(cx).await? else { return Ok(Flow::Done) };
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.drop_database(&name(&placement)?).await?;
+    if let Some(placement) = find_placement(cx).await? {
+        placed::drop_database(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
 async fn create_storage_key(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let placement = placement(cx).await?;
-    let secrets = secrets(cx, &placement)?;
+    let secrets = placed::secrets(cx.world, &placement)?;
     let store = cx.world.object_stores.get(placement.object_store).await?;
     store.ensure_key(&secrets.access_key, &secrets.secret_key, &SitePrefix::of(cx.site)).await?;
     Ok(Flow::Done)
 }
 
 async fn remove_storage_key(cx: &mut Cx<'_, CreateSite>) -> StepResult {
-    let Some(placement) = find_placement(cx).await? else { return Ok(Flow::Done) };
-    let secrets = secrets(cx, &placement)?;
-    let store = cx.world.object_stores.get(placement.object_store).await?;
-    store.remove_key(&secrets.access_key).await?;
-    store.delete_prefix(&SitePrefix::of(cx.site)).await?;
+    if let Some(placement) = find_placement(cx).await? {
+        placed::delete_objects(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
@@ -301,7 +297,7 @@ async fn seed_site(cx: &mut Cx<'_, CreateSite>) -> StepResult {
         "default_language": cx.params.default_language,
         "accounts": cx.params.accounts,
     });
-    cluster.seed(&name(&placement)?, &authority, &limits, &seed).await?;
+    cluster.seed(&placed::database(&placement)?, &authority, &limits, &seed).await?;
     Ok(Flow::Done)
 }
 
@@ -385,11 +381,4 @@ async fn release_names(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     sites::set_state(&mut tx, cx.site, &[SiteState::Creating], SiteState::Deleted).await?;
     tx.commit().await?;
     Ok(Flow::Done)
-}
-
-fn name(placement: &Placement) -> Result<SiteDatabaseName, StepError> {
-    placement
-        .database_name
-        .parse()
-        .map_err(|_| StepError::Fail(anyhow!("'{}' is no site database", placement.database_name)))
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
 use control_types::state::{OperationKind, PlacementState, SiteState};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -10,9 +9,7 @@ use time::OffsetDateTime;
 use crate::{
     control_db::{certificates, domains, instances, placements, placements::Placement, sites},
     engine::{Cx, Flow, Kind, StepError, StepResult},
-    secrets::PlacementSecrets,
-    site_database::SiteDatabaseName,
-    site_storage::SitePrefix,
+    operations::placed,
 };
 
 /// How long to wait inside a step for the runtime, before the operation is put aside.
@@ -183,27 +180,23 @@ async fn placement(cx: &Cx<'_, DeleteSite>) -> Result<Option<Placement>, StepErr
 }
 
 async fn drop_database(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    let Some(placement) = placement(cx).await? else { return Ok(Flow::Done) };
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.drop_database(&name(&placement)?).await?;
+    if let Some(placement) = placement(cx).await? {
+        placed::drop_database(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
 async fn drop_roles(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    let Some(placement) = placement(cx).await? else { return Ok(Flow::Done) };
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.drop_roles(&name(&placement)?).await?;
+    if let Some(placement) = placement(cx).await? {
+        placed::drop_roles(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
 async fn delete_objects(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    let Some(placement) = placement(cx).await? else { return Ok(Flow::Done) };
-    let secrets: PlacementSecrets =
-        cx.world.keys.open(&placement.region, placement.id, &placement.sealed_secrets)?;
-    let store = cx.world.object_stores.get(placement.object_store).await?;
-    // The key first: nothing can be written behind the deletion's back.
-    store.remove_key(&secrets.access_key).await?;
-    store.delete_prefix(&SitePrefix::of(cx.site)).await?;
+    if let Some(placement) = placement(cx).await? {
+        placed::delete_objects(cx.world, &placement).await?;
+    }
     Ok(Flow::Done)
 }
 
@@ -218,11 +211,4 @@ async fn release_names(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     sites::set_state(&mut tx, cx.site, &[SiteState::Deleting], SiteState::Deleted).await?;
     tx.commit().await?;
     Ok(Flow::Done)
-}
-
-fn name(placement: &Placement) -> Result<SiteDatabaseName, StepError> {
-    placement
-        .database_name
-        .parse()
-        .map_err(|_| StepError::Fail(anyhow!("'{}' is no site database", placement.database_name)))
 }
