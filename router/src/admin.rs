@@ -79,7 +79,7 @@ fn unready(edge: &Edge) -> Option<String> {
     if edge.stopping.is_cancelled() {
         return Some("the router is stopping".to_owned());
     }
-    if edge.routes.is_loaded() {
+    if edge.routes.is_loaded() && edge.freshness.was_asked() {
         return None;
     }
     let problem = edge.freshness.problem();

@@ -190,7 +190,7 @@ fn load_snapshot(edge: &Edge, config: &Config) {
     if let Some(snapshot) = snapshot::load(&config.snapshot_file, &config.region) {
         tracing::info!(routes = snapshot.table.len(), taken_at = %snapshot.taken_at,
             "serving the routes of the snapshot until the control database is read");
-        edge.freshness.is_of(snapshot.taken_at);
+        edge.freshness.is_of_snapshot(snapshot.taken_at);
         edge.routes.publish(snapshot.table);
     }
 }

@@ -56,12 +56,25 @@ pub struct Freshness(Mutex<Standing>);
 struct Standing {
     read_at: Option<OffsetDateTime>,
     problem: Option<String>,
+    /// Whether the control database was asked since the start, with whatever outcome.
+    asked: bool,
 }
 
 impl Freshness {
     /// The table is as it was at that moment.
     pub fn is_of(&self, moment: OffsetDateTime) {
-        *self.lock() = Standing { read_at: Some(moment), problem: None };
+        *self.lock() = Standing { read_at: Some(moment), problem: None, asked: true };
+    }
+
+    /// The table is of a snapshot that was taken at that moment.
+    pub fn is_of_snapshot(&self, moment: OffsetDateTime) {
+        self.lock().read_at = Some(moment);
+    }
+
+    /// Whether the control database was asked since the start. Before that a snapshot may lack what
+    /// changed shortly before the last stop.
+    pub fn was_asked(&self) -> bool {
+        self.lock().asked
     }
 
     /// Seconds since the table was known to be right.
@@ -76,7 +89,9 @@ impl Freshness {
     }
 
     fn fails(&self, problem: String) {
-        self.lock().problem = Some(problem);
+        let mut standing = self.lock();
+        standing.problem = Some(problem);
+        standing.asked = true;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Standing> {
