@@ -110,6 +110,20 @@ pub async fn next(
     }))
 }
 
+/// How long until an operation that waits goes on by itself; none when none waits.
+///
+/// # Errors
+/// When the control database does not answer.
+pub async fn next_due(pool: &PgPool) -> Result<Option<Duration>, sqlx::Error> {
+    let secs = sqlx::query_scalar!(
+        "select extract(epoch from min(wake_at) - now())::float8 from operation
+         where state in ('queued', 'running', 'unwinding') and claimed_by is null"
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(secs.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or_default()))
+}
+
 impl Claim {
     /// Locks the operation's row in `connection`'s transaction, if it is still ours. Returns whether
     /// a cancel was asked for.

@@ -101,6 +101,7 @@ impl Engine {
                 () = shutdown.cancelled() => break,
             };
             let pool = &self.world.db.pool;
+            let mut pause = self.options.poll;
             match claim::next(pool, &self.options.worker, self.options.lease).await {
                 Ok(Some(claimed)) => {
                     let engine = Arc::clone(&self);
@@ -111,13 +112,17 @@ impl Engine {
                     });
                     continue;
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    let due = claim::next_due(pool).await.ok().flatten();
+                    // A moment more, so that it is due by the database's clock too.
+                    pause = due.map_or(pause, |due| pause.min(due + Duration::from_millis(1)));
+                }
                 Err(error) => warn!(error = %chain(&error), "cannot look for operations"),
             }
             drop(permit);
             tokio::select! {
                 () = self.work.notified() => {}
-                () = tokio::time::sleep(self.options.poll) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => break,
             }
         }

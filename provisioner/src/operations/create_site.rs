@@ -29,6 +29,8 @@ use crate::{
 /// How long to wait for routers to have the route before the operation ends without them: one that
 /// is cut off learns it later by itself.
 const ROUTERS: Duration = Duration::from_secs(5);
+/// How soon to ask a router again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// How long to wait inside a step for the runtime, before the operation is put aside.
 const RUNTIME: Duration = Duration::from_secs(3);
 
@@ -99,13 +101,9 @@ pub struct SeedAccount {
     pub invitation_expires_at: Option<OffsetDateTime>,
 }
 
-/// What later steps must know.
+/// What later steps must know: nothing that is not in the control database.
 #[derive(Default, Serialize, Deserialize)]
-pub struct Progress {
-    /// When the wait for routers began.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    routers_since: Option<OffsetDateTime>,
-}
+pub struct Progress {}
 
 impl Kind for CreateSite {
     const KIND: OperationKind = OperationKind::CreateSite;
@@ -362,16 +360,16 @@ async fn unpublish_route(cx: &mut Cx<'_, CreateSite>) -> StepResult {
 }
 
 async fn await_routers(cx: &mut Cx<'_, CreateSite>) -> StepResult {
-    let since = *cx.progress.routers_since.get_or_insert_with(OffsetDateTime::now_utc);
-    match cx.world.routers_behind(cx.site, &cx.params.region).await? {
-        None => Ok(Flow::Done),
-        Some(router) if OffsetDateTime::now_utc() - since > ROUTERS => {
-            Ok(Flow::Noted(format!("{router} did not tell that it has the route")))
+    let asked_at = tokio::time::Instant::now();
+    loop {
+        let Some(router) = cx.world.routers_behind(cx.site, &cx.params.region).await? else {
+            return Ok(Flow::Done);
+        };
+        if asked_at.elapsed() > ROUTERS {
+            return Ok(Flow::Noted(format!("{router} did not tell that it has the route")));
         }
-        Some(router) => Ok(Flow::Wait {
-            pause: Duration::from_millis(20),
-            reason: format!("{router} does not have the route yet"),
-        }),
+        // A router tells when it is asked; it needs a few milliseconds.
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
