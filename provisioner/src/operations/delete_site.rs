@@ -55,9 +55,6 @@ pub struct Progress {
     /// The end of the grace period.
     #[serde(default, with = "time::serde::rfc3339::option")]
     delete_after: Option<OffsetDateTime>,
-    /// The final restore point; always none in this release.
-    #[serde(default)]
-    final_restore_point: Option<uuid::Uuid>,
 }
 
 impl Kind for DeleteSite {
