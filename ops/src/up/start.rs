@@ -1,36 +1,30 @@
 //! From nothing to everything, in order. Each step says how it went.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::ensure;
 use control_types::seal::KeyRing;
-use provisioner_api::{
-    Router,
-    client::Client,
-    places::{PutCluster, PutObjectStore, PutRegion},
-};
-use serde::Deserialize;
+use provisioner_api::{client::Client, places::PutObjectStore};
 
 use super::{
     UpArgs,
     authority::Authority,
-    control_database::{self, ControlDatabase},
-    demo,
+    control_database, demo,
     platform::{self, Platform},
-    ports::{self, RouterPorts},
-    postgres::{Binaries, Cluster, PORT},
+    ports,
+    postgres::{Binaries, Cluster},
     progress::step,
-    ready::{Api, Ready, RegionReady, RouterReady, SiteReady},
+    ready::{Api, Ready, SiteReady},
     supervisor::wait_ready,
 };
 use crate::{
     data_dir::{DataDir, secret_in, write_private},
     object_store::ObjectStore,
 };
+
+mod provisioner;
+mod routers;
+mod wait;
 
 /// Sites get their first hostname below this: browsers lead it to this machine by themselves.
 const PLATFORM_DOMAIN: &str = "localhost";
@@ -66,19 +60,6 @@ pub const REGIONS: &[RegionPlan] = &[
     },
 ];
 
-/// What a process writes when it listens.
-#[derive(Deserialize)]
-struct ProvisionerReady {
-    listen: String,
-}
-
-#[derive(Deserialize)]
-struct RouterListens {
-    https: String,
-    http: String,
-    admin: String,
-}
-
 /// Starts everything and returns where it is.
 ///
 /// # Errors
@@ -103,16 +84,16 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
     })
     .await?;
     let stores = start_object_stores(platform).await?;
-    let api = start_provisioner(platform, &beside, &urls, &authority).await?;
+    let api = provisioner::start(platform, &beside, &urls, &authority).await?;
     let token = secret_in(&token_file(data))?;
     let client = Client::new(&api, &token)?;
     step("regions, clusters, object stores registered", Some(&data.log("provisioner")), async {
-        register(&client, &clusters, &stores).await
+        provisioner::register(&client, &clusters, &stores).await
     })
     .await?;
-    let regions = start_routers(platform, &beside, &urls, &router_ports, &client).await?;
+    let regions = routers::start(platform, &beside, &urls, &router_ports, &client).await?;
     step("databases ready to be cloned for sites", Some(&data.log("provisioner")), async {
-        templates_ready(&client).await
+        provisioner::templates_ready(&client).await
     })
     .await?;
     let addresses: Vec<_> = regions.iter().map(|region| region.router.https.clone()).collect();
@@ -205,188 +186,6 @@ async fn start_object_stores(platform: &Platform) -> anyhow::Result<Vec<StorePla
     Ok(plans)
 }
 
-async fn start_provisioner(
-    platform: &Platform,
-    beside: &Path,
-    urls: &ControlDatabase,
-    authority: &Authority,
-) -> anyhow::Result<String> {
-    let data = &platform.data;
-    let log = data.log("provisioner");
-    step("provisioner", Some(&log), async {
-        let ready_file = data.run().join("provisioner.ready.json");
-        crate::data_dir::make_socket_directory(&data.instances())?;
-        let region_keys: BTreeMap<_, _> =
-            REGIONS.iter().map(|region| (region.name, key_ring_file(data, region.name))).collect();
-        let config = serde_json::json!({
-            "listen": ports::remembered(data, "provisioner")?,
-            "control_database_url": urls.provisioner_url,
-            "region_keys": region_keys,
-            "platform_domain": PLATFORM_DOMAIN,
-            "certificate_authority": {
-                "certificate": authority.certificate,
-                "key": authority.key,
-            },
-            "runtime": {
-                "kind": "local",
-                "directory": data.instances(),
-                "logs": data.logs().join("instances"),
-                "tenant_app": beside.join("tenant-app"),
-                "stop_instances_on_exit": true,
-            },
-            "bootstrap_token_file": token_file(data),
-            "ready_file": ready_file,
-            "log": "info",
-        });
-        let config = write_config(data, "provisioner", &config)?;
-        absent(&ready_file)?;
-        let program = beside.join("provisioner");
-        let launched =
-            platform.launch(platform::own("provisioner", program, &config, log.clone()))?;
-        let token = secret_in(&token_file(data))?;
-        wait_ready(launched.status, &launched.log, async {
-            let ready: ProvisionerReady = appears(&ready_file).await?;
-            let url = format!("http://{}", ready.listen);
-            let client = Client::new(&url, &token)?;
-            until(|| async { client.ready().await.map_err(Into::into) }).await?;
-            Ok(url)
-        })
-        .await
-    })
-    .await
-}
-
-async fn register(
-    client: &Client,
-    clusters: &[Cluster],
-    stores: &[StorePlan],
-) -> anyhow::Result<()> {
-    for (region, cluster) in REGIONS.iter().zip(clusters) {
-        let put = PutRegion { display_name: region.display_name.to_owned() };
-        client.put_region(region.name, &put).await?;
-        let put = PutCluster {
-            region: region.name.to_owned(),
-            admin_url: cluster.admin_url("postgres"),
-            app_host: cluster.sockets.to_string_lossy().into_owned(),
-            app_port: PORT,
-            max_databases: MAX_DATABASES,
-            accepts_sites: true,
-        };
-        client.put_cluster(region.cluster, &put).await?;
-    }
-    for store in stores {
-        client.put_object_store(store.name, &store.put).await?;
-    }
-    Ok(())
-}
-
-async fn start_routers(
-    platform: &Platform,
-    beside: &Path,
-    urls: &ControlDatabase,
-    router_ports: &[RouterPorts],
-    client: &Client,
-) -> anyhow::Result<Vec<RegionReady>> {
-    let routers = REGIONS.iter().zip(&urls.router_urls).zip(router_ports);
-    let routers = routers.map(|((region, url), ports)| async move {
-        let name = format!("router-{}", region.name);
-        let log = platform.data.log(&name);
-        step(&format!("router for {}", region.name), Some(&log), async {
-            start_router(platform, beside, (&name, region.name), url, *ports, client).await
-        })
-        .await
-    });
-    futures_util::future::try_join_all(routers).await
-}
-
-async fn start_router(
-    platform: &Platform,
-    beside: &Path,
-    (name, region): (&str, &str),
-    control_database_url: &str,
-    ports: RouterPorts,
-    client: &Client,
-) -> anyhow::Result<RegionReady> {
-    let data = &platform.data;
-    let ready_file = data.run().join(format!("{name}.ready.json"));
-    let config = serde_json::json!({
-        "name": name,
-        "region": region,
-        "platform_domain": PLATFORM_DOMAIN,
-        "https_listen": format!("127.0.0.1:{}", ports.https),
-        "http_listen": format!("127.0.0.1:{}", ports.http),
-        "admin_listen": ports::remembered(data, name)?,
-        "control_database_url": control_database_url,
-        "region_keys": key_ring_file(data, region),
-        "snapshot_file": data.root().join("snapshots").join(format!("{name}.snapshot")),
-        "ready_file": ready_file,
-        "log": "info",
-        "drain_secs": platform::DRAIN.as_secs(),
-    });
-    crate::data_dir::make_directory(&data.root().join("snapshots"))?;
-    let config = write_config(data, name, &config)?;
-    absent(&ready_file)?;
-    let component = platform::own(name, beside.join("router"), &config, data.log(name));
-    let launched = platform.launch(component)?;
-    let process_id = launched.status.borrow().process_id;
-    let listens: RouterListens = wait_ready(launched.status, &launched.log, async {
-        let listens: RouterListens = appears(&ready_file).await?;
-        let url = format!("http://{}/readyz", listens.admin);
-        let http = reqwest::Client::builder().no_proxy().build()?;
-        until(|| async {
-            http.get(&url).send().await?.error_for_status()?;
-            Ok(())
-        })
-        .await?;
-        Ok(listens)
-    })
-    .await?;
-    let router = Router {
-        name: name.to_owned(),
-        region: region.to_owned(),
-        https_address: listens.https.clone(),
-        http_address: listens.http.clone(),
-        admin_url: format!("http://{}", listens.admin),
-    };
-    client.put_router(name, &router).await?;
-    Ok(RegionReady {
-        name: region.to_owned(),
-        router: RouterReady {
-            https: listens.https,
-            http: listens.http,
-            admin: router.admin_url,
-            process_id,
-        },
-    })
-}
-
-/// Waits until the provisioner has made each cluster's template.
-async fn templates_ready(client: &Client) -> anyhow::Result<()> {
-    let mut missing = Vec::new();
-    let all_ready = async {
-        loop {
-            let clusters = client.clusters().await?;
-            missing = clusters
-                .into_iter()
-                .filter(|cluster| cluster.template_version.is_none())
-                .map(|cluster| {
-                    let reason =
-                        cluster.last_error.unwrap_or_else(|| "still being made".to_owned());
-                    format!("{}: {reason}", cluster.name)
-                })
-                .collect();
-            if missing.is_empty() {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, all_ready).await {
-        Ok(result) => result,
-        Err(_) => bail!("no template in time: {}", missing.join("; ")),
-    }
-}
-
 async fn sites(client: &Client) -> anyhow::Result<Vec<SiteReady>> {
     let mut sites = Vec::new();
     for site in client.sites().await? {
@@ -405,45 +204,4 @@ async fn sites(client: &Client) -> anyhow::Result<Vec<SiteReady>> {
     // The demo is what a newcomer looks for.
     sites.sort_by_key(|site| site.logins.is_empty());
     Ok(sites)
-}
-
-fn write_config(data: &DataDir, name: &str, config: &serde_json::Value) -> anyhow::Result<PathBuf> {
-    let file = data.config().join(format!("{name}.json"));
-    write_private(&file, &serde_json::to_vec_pretty(config)?)?;
-    Ok(file)
-}
-
-fn absent(file: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", file.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Waits for a file that is written whole.
-async fn appears<T: serde::de::DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
-    until(|| async {
-        let text = tokio::fs::read(file)
-            .await
-            .with_context(|| format!("it did not write {} in time", file.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is malformed", file.display()))
-    })
-    .await
-}
-
-/// Tries until it succeeds or patience ends; the last error counts.
-async fn until<T, F: Future<Output = anyhow::Result<T>>>(
-    mut attempt: impl FnMut() -> F,
-) -> anyhow::Result<T> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-            // Other processes: there is no event to wait for.
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
 }

@@ -1,0 +1,137 @@
+//! The provisioner, and what it is told of: regions, clusters, object stores.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::bail;
+use provisioner_api::{
+    client::Client,
+    places::{PutCluster, PutRegion},
+};
+use serde::Deserialize;
+
+use super::{
+    MAX_DATABASES, PATIENCE, PLATFORM_DOMAIN, REGIONS, StorePlan, key_ring_file, token_file,
+    wait::{absent, appears, until, write_config},
+};
+use crate::{
+    data_dir::secret_in,
+    up::{
+        authority::Authority,
+        control_database::ControlDatabase,
+        platform::{self, Platform},
+        ports,
+        postgres::{Cluster, PORT},
+        progress::step,
+        supervisor::wait_ready,
+    },
+};
+
+/// What a process writes when it listens.
+#[derive(Deserialize)]
+struct ProvisionerReady {
+    listen: String,
+}
+
+/// Starts it; the URL of its API.
+pub async fn start(
+    platform: &Platform,
+    beside: &Path,
+    urls: &ControlDatabase,
+    authority: &Authority,
+) -> anyhow::Result<String> {
+    let data = &platform.data;
+    let log = data.log("provisioner");
+    step("provisioner", Some(&log), async {
+        let ready_file = data.run().join("provisioner.ready.json");
+        crate::data_dir::make_socket_directory(&data.instances())?;
+        let region_keys: BTreeMap<_, _> =
+            REGIONS.iter().map(|region| (region.name, key_ring_file(data, region.name))).collect();
+        let config = serde_json::json!({
+            "listen": ports::remembered(data, "provisioner")?,
+            "control_database_url": urls.provisioner_url,
+            "region_keys": region_keys,
+            "platform_domain": PLATFORM_DOMAIN,
+            "certificate_authority": {
+                "certificate": authority.certificate,
+                "key": authority.key,
+            },
+            "runtime": {
+                "kind": "local",
+                "directory": data.instances(),
+                "logs": data.logs().join("instances"),
+                "tenant_app": beside.join("tenant-app"),
+                "stop_instances_on_exit": true,
+            },
+            "bootstrap_token_file": token_file(data),
+            "ready_file": ready_file,
+            "log": "info",
+        });
+        let config = write_config(data, "provisioner", &config)?;
+        absent(&ready_file)?;
+        let program = beside.join("provisioner");
+        let launched =
+            platform.launch(platform::own("provisioner", program, &config, log.clone()))?;
+        let token = secret_in(&token_file(data))?;
+        wait_ready(launched.status, &launched.log, async {
+            let ready: ProvisionerReady = appears(&ready_file).await?;
+            let url = format!("http://{}", ready.listen);
+            let client = Client::new(&url, &token)?;
+            until(|| async { client.ready().await.map_err(Into::into) }).await?;
+            Ok(url)
+        })
+        .await
+    })
+    .await
+}
+
+/// Tells it of all there is.
+pub async fn register(
+    client: &Client,
+    clusters: &[Cluster],
+    stores: &[StorePlan],
+) -> anyhow::Result<()> {
+    for (region, cluster) in REGIONS.iter().zip(clusters) {
+        let put = PutRegion { display_name: region.display_name.to_owned() };
+        client.put_region(region.name, &put).await?;
+        let put = PutCluster {
+            region: region.name.to_owned(),
+            admin_url: cluster.admin_url("postgres"),
+            app_host: cluster.sockets.to_string_lossy().into_owned(),
+            app_port: PORT,
+            max_databases: MAX_DATABASES,
+            accepts_sites: true,
+        };
+        client.put_cluster(region.cluster, &put).await?;
+    }
+    for store in stores {
+        client.put_object_store(store.name, &store.put).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the provisioner has made each cluster's template.
+pub async fn templates_ready(client: &Client) -> anyhow::Result<()> {
+    let mut missing = Vec::new();
+    let all_ready = async {
+        loop {
+            let clusters = client.clusters().await?;
+            missing = clusters
+                .into_iter()
+                .filter(|cluster| cluster.template_version.is_none())
+                .map(|cluster| {
+                    let reason =
+                        cluster.last_error.unwrap_or_else(|| "still being made".to_owned());
+                    format!("{}: {reason}", cluster.name)
+                })
+                .collect();
+            if missing.is_empty() {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, all_ready).await {
+        Ok(result) => result,
+        Err(_) => bail!("no template in time: {}", missing.join("; ")),
+    }
+}
