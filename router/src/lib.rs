@@ -9,6 +9,7 @@ pub mod config;
 pub mod listener;
 pub mod tls;
 pub mod certificates;
+pub mod challenge;
 pub mod request;
 pub mod host;
 pub mod route_table;

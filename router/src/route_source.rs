@@ -235,9 +235,11 @@ impl RouteSource {
         let table = self.edge.routes.load_full();
         let routes = queries::all_routes(at).await?;
         let certificates = queries::all_certificates(at, &self.region, &table, &self.ring).await?;
+        let challenges = queries::all_challenges(at).await?;
+        let edges = Some(queries::edges(at).await?);
         self.edge.metrics.full_reads.increment(1);
         Ok(Outcome {
-            reading: Some(Reading { scope: Scope::All, routes, certificates }),
+            reading: Some(Reading { scope: Scope::All, routes, certificates, challenges, edges }),
             position: Position {
                 horizon: head.horizon,
                 seen: HashSet::new(),
@@ -270,7 +272,10 @@ impl RouteSource {
             let certificates =
                 queries::certificates_of(at, &self.region, &sites, platform, &table, &self.ring)
                     .await?;
-            Some(Reading { scope: Scope::Sites { sites, platform }, routes, certificates })
+            let challenges = queries::challenges_of(at, &sites, platform).await?;
+            let edges = if platform { Some(queries::edges(at).await?) } else { None };
+            let scope = Scope::Sites { sites, platform };
+            Some(Reading { scope, routes, certificates, challenges, edges })
         };
         let position = Position {
             horizon: head.horizon,

@@ -18,9 +18,11 @@ use control_types::{
 };
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
-use crate::{certificates::SealedCertificate, upstream::Pool};
+use crate::{certificates::SealedCertificate, challenge::Challenges, upstream::Pool};
 
 mod merge;
 
@@ -44,6 +46,55 @@ pub struct RouteRow {
     pub upstream: Option<String>,
     pub max_body_bytes: i64,
     pub version: i64,
+    // What snapshots of before did not have.
+    #[serde(default = "some_limit")]
+    pub requests_per_second: i32,
+    #[serde(default = "some_limit")]
+    pub request_burst: i32,
+    #[serde(default = "some_limit")]
+    pub max_concurrent_requests: i32,
+    #[serde(default)]
+    pub hsts_max_age_secs: i32,
+    #[serde(default)]
+    pub hold_id: Option<Uuid>,
+    #[serde(default, with = "time::serde::timestamp::option")]
+    pub hold_deadline: Option<OffsetDateTime>,
+}
+
+/// The limit of a site whose row does not say one.
+fn some_limit() -> i32 {
+    256
+}
+
+/// A router of a region, for connections whose site is at home there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeRow {
+    /// The router's name.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Where it takes connections over, as `address:port`.
+    pub passthrough_address: String,
+}
+
+/// What all requests of a site together may take of one router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteLimits {
+    /// How many requests may begin in a second, in the long run.
+    pub requests_per_second: u32,
+    /// How many may begin at once after a quiet time.
+    pub burst: u32,
+    /// How many may be in progress.
+    pub concurrent: u32,
+}
+
+/// Requests of a site wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Which hold; there may be another one after it.
+    pub id: Uuid,
+    /// They do not wait longer than until then.
+    pub deadline: OffsetDateTime,
 }
 
 /// What the router knows of a site. One value per version of the site.
@@ -67,6 +118,12 @@ pub struct Site {
     pub version: i64,
     /// Longest body of a request, in bytes.
     pub max_body_bytes: u64,
+    /// What its requests may take of this router.
+    pub limits: SiteLimits,
+    /// How long browsers shall insist on TLS, in seconds.
+    pub hsts_max_age_secs: u32,
+    /// Whether its requests shall wait.
+    pub hold: Option<Hold>,
     /// Connections to its instance; none while it has no instance that listens.
     pub upstream: Option<Arc<Pool>>,
     /// Requests being answered, over all versions of the site.
@@ -99,6 +156,9 @@ pub struct Table {
     routes: HashMap<Arc<str>, Route>,
     sites: HashMap<SiteId, Arc<Site>>,
     certificates: HashMap<Arc<str>, Arc<SealedCertificate>>,
+    /// Open challenges of certificate authorities.
+    pub challenges: Challenges,
+    edges: HashMap<String, Vec<EdgeRow>>,
 }
 
 impl Table {
@@ -110,6 +170,16 @@ impl Table {
     /// The certificate of a hostname in canonical form.
     pub fn certificate(&self, hostname: &str) -> Option<&Arc<SealedCertificate>> {
         self.certificates.get(hostname)
+    }
+
+    /// The routers of a region that take connections over.
+    pub fn edges(&self, region: &str) -> &[EdgeRow] {
+        self.edges.get(region).map_or(&[], Vec::as_slice)
+    }
+
+    /// All of them, for the snapshot file.
+    pub fn all_edges(&self) -> impl Iterator<Item = &EdgeRow> {
+        self.edges.values().flatten()
     }
 
     /// What is known of a site.
@@ -157,6 +227,12 @@ impl Route {
             upstream: site.upstream.as_ref().map(|pool| pool.address().to_string()),
             max_body_bytes: i64::try_from(site.max_body_bytes).unwrap_or(i64::MAX),
             version: site.version,
+            requests_per_second: signed(site.limits.requests_per_second),
+            request_burst: signed(site.limits.burst),
+            max_concurrent_requests: signed(site.limits.concurrent),
+            hsts_max_age_secs: signed(site.hsts_max_age_secs),
+            hold_id: site.hold.map(|hold| hold.id),
+            hold_deadline: site.hold.map(|hold| hold.deadline),
         }
     }
 }
@@ -178,7 +254,7 @@ impl Site {
                 .filter(|pool| *pool.address() == address)
                 .unwrap_or_else(|| Arc::new(Pool::new(address)))
         });
-        let mut text = uuid::Uuid::encode_buffer();
+        let mut text = Uuid::encode_buffer();
         let id_header = HeaderValue::from_str(row.site_id.0.hyphenated().encode_lower(&mut text))
             .unwrap_or(HeaderValue::from_static(""));
         Self {
@@ -191,6 +267,13 @@ impl Site {
             region: row.region.clone(),
             version: row.version,
             max_body_bytes: u64::try_from(row.max_body_bytes).unwrap_or(0),
+            limits: SiteLimits {
+                requests_per_second: unsigned(row.requests_per_second).max(1),
+                burst: unsigned(row.request_burst).max(1),
+                concurrent: unsigned(row.max_concurrent_requests).max(1),
+            },
+            hsts_max_age_secs: unsigned(row.hsts_max_age_secs),
+            hold: row.hold_id.zip(row.hold_deadline).map(|(id, deadline)| Hold { id, deadline }),
             upstream,
             in_flight: before.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
             id_header,
@@ -198,6 +281,14 @@ impl Site {
             hostnames,
         }
     }
+}
+
+fn signed(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn unsigned(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
 }
 
 /// The current table, and what happens around its change.

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::{
     Edge,
     certificates::SealedCertificate,
-    route_table::{Reading, RouteRow, Scope, Table},
+    route_table::{EdgeRow, Reading, RouteRow, Table},
 };
 
 const MAGIC: [u8; 8] = *b"TA3LEMRT";
@@ -76,6 +76,8 @@ struct Contents {
     /// Certificates that stand in many chains, once.
     intermediates: Vec<String>,
     certificates: Vec<CertificateRow>,
+    #[serde(default)]
+    edges: Vec<EdgeRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,6 +125,7 @@ pub fn encode(table: &Table, region: &str, now: OffsetDateTime) -> Result<Vec<u8
         routes: table.rows().collect(),
         intermediates: intermediates.iter().map(|der| BASE64.encode(der)).collect(),
         certificates,
+        edges: table.all_edges().cloned().collect(),
     };
     let mut bytes = vec![0; HEAD_BYTES];
     serde_json::to_writer(&mut bytes, &contents)?;
@@ -194,7 +197,8 @@ fn from_contents(contents: Contents, region: &str) -> Result<Snapshot, SnapshotE
         let certificate = certificate.map_err(|_| SnapshotError::Damaged("an empty chain"))?;
         certificates.push(Arc::new(certificate));
     }
-    let reading = Reading { scope: Scope::All, routes: contents.routes, certificates };
+    let edges = Some(contents.edges);
+    let reading = Reading { routes: contents.routes, certificates, edges, ..Reading::default() };
     let merged = Table::default().merge(reading, true);
     let table = merged.map_err(|_| SnapshotError::Damaged("no table"))?.table;
     let taken_at = OffsetDateTime::from_unix_timestamp(contents.taken_at);
@@ -308,13 +312,19 @@ mod tests {
             upstream: Some("unix:/a".into()),
             max_body_bytes: 1,
             version: 2,
+            requests_per_second: 3,
+            request_burst: 4,
+            max_concurrent_requests: 5,
+            hsts_max_age_secs: 6,
+            hold_id: Some(Uuid::nil()),
+            hold_deadline: Some(OffsetDateTime::UNIX_EPOCH),
         }];
         let chain = vec![vec![1_u8, 2].into(), vec![3_u8].into()];
         let certificate =
             SealedCertificate::new(Uuid::nil(), Some(site_id), "a.test", chain, vec![9], 5, 2)
                 .expect("a chain");
         let reading =
-            Reading { scope: Scope::All, routes, certificates: vec![Arc::new(certificate)] };
+            Reading { routes, certificates: vec![Arc::new(certificate)], ..Reading::default() };
         let table = Table::default().merge(reading, true).expect("merges").table;
         encode(&table, "r", OffsetDateTime::UNIX_EPOCH).expect("encodes")
     }

@@ -27,6 +27,7 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
         PlacementState,
         InstanceDesired,
         InstanceObserved,
+        AcmeChallengeKind,
         OperationKind,
         OperationState,
         StepEvent
@@ -37,6 +38,6 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
     )
     .fetch_one(&pool)
     .await?;
-    ensure!(n_enums == 9, "{n_enums} enums in SQL");
+    ensure!(n_enums == 10, "{n_enums} enums in SQL");
     Ok(())
 }

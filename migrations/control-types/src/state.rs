@@ -119,6 +119,16 @@ state!(
 );
 
 state!(
+    /// How a certificate authority checks that a hostname leads here.
+    AcmeChallengeKind = "acme_challenge_kind" {
+        /// A file below `/.well-known/acme-challenge/` (RFC 8555 section 8.3).
+        Http01 = "http_01",
+        /// A certificate for the protocol `acme-tls/1` (RFC 8737).
+        TlsAlpn01 = "tls_alpn_01",
+    }
+);
+
+state!(
     /// What an operation does to its site.
     OperationKind = "operation_kind" {
         /// From nothing to a serving site.

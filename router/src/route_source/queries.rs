@@ -5,7 +5,7 @@ use std::sync::Arc;
 use control_types::{
     Generation, SiteId,
     seal::KeyRing,
-    state::{DomainKind, SiteState},
+    state::{AcmeChallengeKind, DomainKind, SiteState},
 };
 use sqlx::{Postgres, Transaction};
 use time::OffsetDateTime;
@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use crate::{
     certificates::{CertificateError, SealedCertificate},
-    route_table::{RouteRow, Table},
+    challenge::{Challenge, ChallengeRow},
+    route_table::{EdgeRow, RouteRow, Table},
 };
 
 type At<'a, 'c> = &'a mut Transaction<'c, Postgres>;
@@ -84,7 +85,11 @@ pub async fn all_routes(at: At<'_, '_>) -> Result<Vec<RouteRow>, sqlx::Error> {
             site_id as "site_id!: SiteId", slug as "slug!", site_name as "site_name!",
             default_language as "default_language!", site_state as "site_state!: SiteState",
             generation as "generation!: Generation", region as "region!",
-            upstream as "upstream?", max_body_bytes as "max_body_bytes!", version as "version!"
+            upstream as "upstream?", max_body_bytes as "max_body_bytes!", version as "version!",
+            requests_per_second as "requests_per_second!", request_burst as "request_burst!",
+            max_concurrent_requests as "max_concurrent_requests!",
+            hsts_max_age_secs as "hsts_max_age_secs!", hold_id as "hold_id?",
+            hold_deadline as "hold_deadline?"
         from routing.route"#
     )
     .fetch_all(&mut **at)
@@ -100,7 +105,11 @@ pub async fn routes_of(at: At<'_, '_>, sites: &[SiteId]) -> Result<Vec<RouteRow>
             site_id as "site_id!: SiteId", slug as "slug!", site_name as "site_name!",
             default_language as "default_language!", site_state as "site_state!: SiteState",
             generation as "generation!: Generation", region as "region!",
-            upstream as "upstream?", max_body_bytes as "max_body_bytes!", version as "version!"
+            upstream as "upstream?", max_body_bytes as "max_body_bytes!", version as "version!",
+            requests_per_second as "requests_per_second!", request_burst as "request_burst!",
+            max_concurrent_requests as "max_concurrent_requests!",
+            hsts_max_age_secs as "hsts_max_age_secs!", hold_id as "hold_id?",
+            hold_deadline as "hold_deadline?"
         from routing.route where site_id = any($1)"#,
         &uuids(sites)
     )
@@ -176,6 +185,65 @@ pub async fn certificates_of(
     .fetch_all(&mut **at)
     .await?;
     Ok(rows.into_iter().filter_map(|row| taken(row, known, ring)).collect())
+}
+
+/// All open challenges.
+pub async fn all_challenges(at: At<'_, '_>) -> Result<Vec<Challenge>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        ChallengeRow,
+        r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
+            kind as "kind!: AcmeChallengeKind", token, key_authorization, region, chain_pem,
+            sealed_key, expires_at as "expires_at!"
+        from routing.challenge"#
+    )
+    .fetch_all(&mut **at)
+    .await?;
+    Ok(rows.into_iter().filter_map(challenge).collect())
+}
+
+/// The open challenges of some sites, and those of no site if `platform`.
+pub async fn challenges_of(
+    at: At<'_, '_>,
+    sites: &[SiteId],
+    platform: bool,
+) -> Result<Vec<Challenge>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        ChallengeRow,
+        r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
+            kind as "kind!: AcmeChallengeKind", token, key_authorization, region, chain_pem,
+            sealed_key, expires_at as "expires_at!"
+        from routing.challenge
+        where site_id = any($1) or ($2 and site_id is null)"#,
+        &uuids(sites),
+        platform
+    )
+    .fetch_all(&mut **at)
+    .await?;
+    Ok(rows.into_iter().filter_map(challenge).collect())
+}
+
+fn challenge(row: ChallengeRow) -> Option<Challenge> {
+    let hostname = row.hostname.clone();
+    match Challenge::try_from(row) {
+        Ok(challenge) => Some(challenge),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(host = %hostname, error, "a challenge cannot be used");
+            None
+        }
+    }
+}
+
+/// The routers of all regions that take connections over.
+pub async fn edges(at: At<'_, '_>) -> Result<Vec<EdgeRow>, sqlx::Error> {
+    sqlx::query_as!(
+        EdgeRow,
+        r#"select name as "name!", region as "region!",
+            passthrough_address as "passthrough_address!"
+        from routing.edge order by name"#
+    )
+    .fetch_all(&mut **at)
+    .await
 }
 
 /// The certificate of a row. One that cannot be used does not push out one that can.

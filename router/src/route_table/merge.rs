@@ -1,26 +1,30 @@
 //! How one reading of the control database becomes the next table. Pure.
 
-use super::{Arc, HashMap, HashSet, Route, RouteRow, SealedCertificate, Site, SiteId, Table};
+use super::{
+    Arc, EdgeRow, HashMap, HashSet, Route, RouteRow, SealedCertificate, Site, SiteId, Table,
+};
+use crate::challenge::Challenge;
 
 /// Below this many a table may shrink as it likes, unless to nothing.
 const SMALL_TABLE: usize = 10;
 
 /// How much one reading covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
     /// All there is: what is not in the reading is gone.
+    #[default]
     All,
     /// These sites, and what belongs to no site if `platform`.
     Sites {
         /// The sites; one without rows is gone.
         sites: Vec<SiteId>,
-        /// Whether the certificates that belong to no site were read.
+        /// Whether what belongs to no site was read: certificates, challenges, routers.
         platform: bool,
     },
 }
 
 /// What was read in one snapshot of the control database.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reading {
     /// How much was read.
     pub scope: Scope,
@@ -28,6 +32,10 @@ pub struct Reading {
     pub routes: Vec<RouteRow>,
     /// The certificates of the router's own region.
     pub certificates: Vec<Arc<SealedCertificate>>,
+    /// Open challenges, of all regions.
+    pub challenges: Vec<Challenge>,
+    /// The routers of all regions, where they were read.
+    pub edges: Option<Vec<EdgeRow>>,
 }
 
 /// The next table.
@@ -93,8 +101,22 @@ impl Table {
                 insert_site(&mut routes, &mut sites, &rows, before);
             }
         }
-        let certificates = self.merged_certificates(&reading.scope, &older, reading.certificates);
-        Ok(Merged { table: Self { routes, sites, certificates }, older: older.len() })
+        let scope = &reading.scope;
+        let certificates = self.merged_certificates(scope, &older, reading.certificates);
+        // Challenges have no version: an older one is one that nobody asks for any more.
+        let challenges = self.challenges.merged(|owner| covers(scope, owner), reading.challenges);
+        let edges = match reading.edges {
+            None => self.edges.clone(),
+            Some(read) => {
+                let mut edges: HashMap<String, Vec<EdgeRow>> = HashMap::new();
+                for edge in read {
+                    edges.entry(edge.region.clone()).or_default().push(edge);
+                }
+                edges
+            }
+        };
+        let table = Self { routes, sites, certificates, challenges, edges };
+        Ok(Merged { table, older: older.len() })
     }
 
     fn has_newer(&self, id: SiteId, rows: &[RouteRow]) -> bool {
@@ -108,11 +130,8 @@ impl Table {
         older: &HashSet<SiteId>,
         read: Vec<Arc<SealedCertificate>>,
     ) -> HashMap<Arc<str>, Arc<SealedCertificate>> {
-        let replaced = |owner: Option<SiteId>| match (scope, owner) {
-            (_, Some(id)) if older.contains(&id) => false,
-            (Scope::All, _) => true,
-            (Scope::Sites { sites, .. }, Some(id)) => sites.contains(&id),
-            (Scope::Sites { platform, .. }, None) => *platform,
+        let replaced = |owner: Option<SiteId>| {
+            covers(scope, owner) && owner.is_none_or(|id| !older.contains(&id))
         };
         let mut certificates = self.certificates.clone();
         certificates.retain(|_, certificate| !replaced(certificate.site_id));
@@ -122,6 +141,15 @@ impl Table {
             }
         }
         certificates
+    }
+}
+
+/// Whether a reading of this scope has everything of an owner; none for what belongs to no site.
+fn covers(scope: &Scope, owner: Option<SiteId>) -> bool {
+    match (scope, owner) {
+        (Scope::All, _) => true,
+        (Scope::Sites { sites, .. }, Some(id)) => sites.contains(&id),
+        (Scope::Sites { platform, .. }, None) => *platform,
     }
 }
 

@@ -25,16 +25,22 @@ fn row(number: u8, hostname: &str, version: i64) -> RouteRow {
         upstream: Some("unix:/run/a.sock".into()),
         max_body_bytes: 10,
         version,
+        requests_per_second: 10,
+        request_burst: 10,
+        max_concurrent_requests: 10,
+        hsts_max_age_secs: 0,
+        hold_id: None,
+        hold_deadline: None,
     }
 }
 
 fn of_sites(sites: &[u8], routes: Vec<RouteRow>) -> Reading {
     let scope = Scope::Sites { sites: sites.iter().map(|n| site(*n)).collect(), platform: false };
-    Reading { scope, routes, certificates: Vec::new() }
+    Reading { scope, routes, ..Reading::default() }
 }
 
 fn all(routes: Vec<RouteRow>) -> Reading {
-    Reading { scope: Scope::All, routes, certificates: Vec::new() }
+    Reading { routes, ..Reading::default() }
 }
 
 fn after(table: &Table, reading: Reading) -> Table {
