@@ -22,6 +22,7 @@ use std::{
     ffi::OsString,
     fs::OpenOptions,
     io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
     process::ExitCode,
@@ -54,6 +55,9 @@ pub struct UpArgs {
     /// The first region's port for HTTP, which leads to HTTPS
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub http_port: u16,
+    /// Ask this DNS server about custom domains, and not those of the system; may come again
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub dns_server: Vec<SocketAddr>,
     /// Make no demo sites on the first run
     #[arg(long)]
     pub no_demo: bool,
@@ -80,6 +84,9 @@ impl UpArgs {
             "--http-port".into(),
             self.http_port.to_string().into(),
         ];
+        for server in &self.dns_server {
+            arguments.extend(["--dns-server".into(), server.to_string().into()]);
+        }
         let flags = [("--no-demo", self.no_demo), ("--reset", self.reset), ("--yes", self.yes)];
         arguments.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| OsString::from(flag)));
         arguments

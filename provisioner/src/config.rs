@@ -10,6 +10,8 @@ use std::{
 use control_types::Hostname;
 use serde::Deserialize;
 
+use crate::dns::DnsConfig;
+
 /// What the file says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +26,9 @@ pub struct Config {
     pub platform_domain: String,
     /// The authority that issues certificates.
     pub certificate_authority: AuthorityConfig,
+    /// Which DNS servers are asked about custom domains.
+    #[serde(default)]
+    pub dns: DnsConfig,
     /// What runs instances.
     pub runtime: RuntimeConfig,
     /// Holds the token that is valid from the start.

@@ -12,4 +12,5 @@ pub mod instances;
 pub mod site_database;
 pub mod site_storage;
 pub mod certificate_authority;
+pub mod dns;
 pub mod secrets;

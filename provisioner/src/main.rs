@@ -10,6 +10,7 @@ use provisioner::{
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
     control_db::{ControlDb, route_changes, tokens},
+    dns::Dns,
     engine::{Engine, EngineOptions},
     http::{self, Api},
     instances::{
@@ -121,6 +122,7 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
                 .context("certificate authority")?,
         ),
         platform_domain: resolved.platform_domain,
+        dns: Dns::new(&config.dns)?,
         nudges: nudges.clone(),
         instances_changed: instances.written(),
         http: reqwest::Client::builder().no_proxy().build().context("HTTP client")?,

@@ -16,6 +16,7 @@ use crate::{
         instances::{self, Awaited},
         places, sites,
     },
+    dns::Dns,
     engine::{Flow, StepError},
     reconcilers::Nudges,
     secrets::Keys,
@@ -40,6 +41,8 @@ pub struct World {
     pub authority: Arc<CertificateAuthority>,
     /// The platform's own domain.
     pub platform_domain: Hostname,
+    /// Asks the DNS.
+    pub dns: Dns,
     /// Wakes reconcilers.
     pub nudges: Nudges,
     /// Ticks when the runtime saw something new, or its row was written.

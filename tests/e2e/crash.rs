@@ -21,6 +21,7 @@ use provisioner::{
         ControlDb, clusters, domains, object_stores, operations, places,
         sites::{self, NewSite},
     },
+    dns::{Dns, DnsConfig},
     engine::{Engine, EngineOptions, Fault, Faults, Point},
     instances::{
         InstanceRuntime,
@@ -168,6 +169,7 @@ impl Bench {
                 &secrets.join("authority.key.pem"),
             )?),
             platform_domain: "localhost".parse()?,
+            dns: Dns::new(&DnsConfig::default())?,
             nudges: nudges.clone(),
             instances_changed: instances.written(),
             http: reqwest::Client::new(),

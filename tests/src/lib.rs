@@ -3,6 +3,7 @@
 
 pub mod binaries;
 pub mod browser;
+pub mod dns_server;
 pub mod stack;
 pub mod visitor;
 

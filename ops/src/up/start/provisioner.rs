@@ -1,6 +1,6 @@
 //! The provisioner, and what it is told of: regions, clusters, object stores.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::bail;
 use provisioner_api::{
@@ -38,6 +38,7 @@ pub async fn start(
     beside: &Path,
     urls: &ControlDatabase,
     authority: &Authority,
+    dns_servers: &[SocketAddr],
 ) -> anyhow::Result<String> {
     let data = &platform.data;
     let log = data.log("provisioner");
@@ -55,6 +56,7 @@ pub async fn start(
                 "certificate": authority.certificate,
                 "key": authority.key,
             },
+            "dns": { "servers": dns_servers },
             "runtime": {
                 "kind": "local",
                 "directory": data.instances(),

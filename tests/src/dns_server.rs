@@ -1,0 +1,156 @@
+//! A DNS server whose records a test sets: `pebble-challtestsrv` of the Debian package `pebble`.
+
+use std::{
+    net::{SocketAddr, TcpListener, UdpSocket},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = "pebble-challtestsrv";
+
+/// The server. It ends when dropped.
+pub struct DnsServer {
+    /// Where it answers, over UDP and TCP.
+    pub address: SocketAddr,
+    management: String,
+    http: reqwest::Client,
+    process: Child,
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl DnsServer {
+    /// Starts it; it knows no record.
+    ///
+    /// # Errors
+    /// When the program is not installed, or does not start.
+    pub async fn start() -> Result<Self> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for _ in 0..20 {
+            // Another process can take a port in between: then the program ends at once.
+            if let Some(server) = Self::try_start().await? {
+                return Ok(server);
+            }
+        }
+        bail!("{PROGRAM} does not start")
+    }
+
+    async fn try_start() -> Result<Option<Self>> {
+        let (address, management) = (free_for_both()?, free()?);
+        let mut process = Command::new(PROGRAM)
+            .args(["-dns01", &address.to_string(), "-management", &management.to_string()])
+            .args(["-http01", "", "-https01", "", "-tlsalpn01", ""])
+            .args(["-defaultIPv4", "", "-defaultIPv6", ""])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("{PROGRAM}: install the Debian package pebble"))?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let management = format!("http://{management}");
+        for _ in 0..500 {
+            if process.try_wait()?.is_some() {
+                return Ok(None);
+            }
+            let clear = json!({ "host": "ready.test." });
+            let asked = http.post(format!("{management}/clear-txt")).json(&clear).send().await;
+            if asked.is_ok() && tokio::net::TcpStream::connect(address).await.is_ok() {
+                return Ok(Some(Self { address, management, http, process }));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+        Ok(None)
+    }
+
+    /// Adds a text.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn add_txt(&self, host: &str, text: &str) -> Result<()> {
+        self.tell("set-txt", json!({ "host": fqdn(host), "value": text })).await
+    }
+
+    /// Makes a name an alias.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn set_cname(&self, host: &str, target: &str) -> Result<()> {
+        self.tell("set-cname", json!({ "host": fqdn(host), "target": fqdn(target) })).await
+    }
+
+    /// Adds IPv4 addresses.
+    ///
+    /// # Errors
+    /// When the server does not take them.
+    pub async fn add_a(&self, host: &str, addresses: &[&str]) -> Result<()> {
+        self.tell("add-a", json!({ "host": fqdn(host), "addresses": addresses })).await
+    }
+
+    /// Adds IPv6 addresses.
+    ///
+    /// # Errors
+    /// When the server does not take them.
+    pub async fn add_aaaa(&self, host: &str, addresses: &[&str]) -> Result<()> {
+        self.tell("add-aaaa", json!({ "host": fqdn(host), "addresses": addresses })).await
+    }
+
+    /// Lets only this authority issue.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn add_caa(&self, host: &str, tag: &str, value: &str) -> Result<()> {
+        let policies = json!([{ "tag": tag, "value": value }]);
+        self.tell("add-caa", json!({ "host": fqdn(host), "policies": policies })).await
+    }
+
+    /// Answers every question for a name with SERVFAIL.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn fail(&self, host: &str) -> Result<()> {
+        self.tell("set-servfail", json!({ "host": fqdn(host) })).await
+    }
+
+    /// Removes records: `txt`, `cname`, `a`, `aaaa`, `caa`, or `servfail`.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn clear(&self, kind: &str, host: &str) -> Result<()> {
+        self.tell(&format!("clear-{kind}"), json!({ "host": fqdn(host) })).await
+    }
+
+    async fn tell(&self, what: &str, body: Value) -> Result<()> {
+        let answer =
+            self.http.post(format!("{}/{what}", self.management)).json(&body).send().await?;
+        ensure!(answer.status().is_success(), "{PROGRAM}: {what} {body}: {}", answer.status());
+        Ok(())
+    }
+}
+
+fn fqdn(host: &str) -> String {
+    format!("{}.", host.trim_end_matches('.'))
+}
+
+fn free() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// A port that was free just now for UDP and for TCP.
+fn free_for_both() -> Result<SocketAddr> {
+    for _ in 0..100 {
+        let tcp = TcpListener::bind("127.0.0.1:0")?;
+        if UdpSocket::bind(tcp.local_addr()?).is_ok() {
+            return Ok(tcp.local_addr()?);
+        }
+    }
+    bail!("no free port")
+}
