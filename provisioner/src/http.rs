@@ -22,6 +22,7 @@ use crate::{
 
 mod auth;
 mod description;
+mod domains;
 mod operations;
 mod places;
 mod refusal;
@@ -67,6 +68,10 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}", get(sites::show).delete(sites::delete))
         .route("/sites/{site}/suspend", post(sites::suspend))
         .route("/sites/{site}/resume", post(sites::resume))
+        .route("/sites/{site}/domains", get(domains::list).post(domains::add))
+        .route("/sites/{site}/domains/{hostname}", get(domains::show).delete(domains::remove))
+        .route("/sites/{site}/domains/{hostname}/check", post(domains::check))
+        .route("/sites/{site}/domains/{hostname}/primary", post(domains::make_primary))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

@@ -13,4 +13,5 @@ pub mod site_database;
 pub mod site_storage;
 pub mod certificate_authority;
 pub mod dns;
+pub mod domain_check;
 pub mod secrets;

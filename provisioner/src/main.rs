@@ -21,6 +21,7 @@ use provisioner::{
         self, Nudges, Schedule,
         certificates::Certificates,
         clusters::ClusterReconciler,
+        domains::Domains,
         instances::{self, Instances},
     },
     secrets::Keys,
@@ -43,6 +44,8 @@ const BAD_CONFIGURATION: u8 = 64;
 const PLACES: Duration = Duration::from_secs(10);
 /// How often certificates are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(60);
+/// How often it is looked whether domains can serve, and whose turn it is to be looked at.
+const DOMAINS: Duration = Duration::from_secs(5);
 /// How often the feed of the routers is shortened.
 const FEED: Duration = Duration::from_secs(600);
 
@@ -180,6 +183,8 @@ impl Running {
         ));
         let feed = self.world.db.pool.clone();
         let certificates = Arc::new(Certificates { world: Arc::clone(&self.world) });
+        let domains = Arc::new(Domains { world: Arc::clone(&self.world) });
+        let domain_checks = Arc::clone(&domains);
         let reports = [
             Arc::clone(&self.instances).spawn(every(instances::PERIOD)),
             reconcilers::spawn("clusters", every(PLACES), move || {
@@ -189,6 +194,14 @@ impl Running {
             reconcilers::spawn("certificates", every(CERTIFICATES), move || {
                 let certificates = Arc::clone(&certificates);
                 async move { certificates.run_once().await }
+            }),
+            reconcilers::spawn("domains", every(DOMAINS), move || {
+                let domains = Arc::clone(&domains);
+                async move { domains.advance().await }
+            }),
+            reconcilers::spawn("domain checks", every(DOMAINS), move || {
+                let domains = Arc::clone(&domain_checks);
+                async move { domains.look().await }
             }),
             reconcilers::spawn("route changes", every(FEED), move || {
                 let feed = feed.clone();

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub mod certificates;
 pub mod clusters;
+pub mod domains;
 pub mod instances;
 
 /// The pause after a failed run, doubled with every further one.

@@ -383,7 +383,7 @@ impl Bench {
 /// The same cluster and object store as the platform's own, in the bench's control database.
 async fn same_places(stack: &Stack, db: &ControlDb, keys: &Keys) -> Result<()> {
     let own = ControlDb::new(&stack.control_database_url()?)?;
-    let region = PutRegion { display_name: "Jakarta".to_owned() };
+    let region = PutRegion { display_name: "Jakarta".to_owned(), edge_addresses: None };
     places::put_region(&db.pool, REGION, &region).await?;
     for cluster in clusters::list(&own.pool).await? {
         if cluster.region == REGION {

@@ -24,6 +24,7 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
         SiteState,
         DomainKind,
         DomainState,
+        DomainProof,
         PlacementState,
         InstanceDesired,
         InstanceObserved,
@@ -38,6 +39,6 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
     )
     .fetch_one(&pool)
     .await?;
-    ensure!(n_enums == 10, "{n_enums} enums in SQL");
+    ensure!(n_enums == 11, "{n_enums} enums in SQL");
     Ok(())
 }

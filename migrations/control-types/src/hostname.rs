@@ -55,6 +55,17 @@ impl Hostname {
         format!("{slug}.{platform}").parse()
     }
 
+    /// As people write it: with the letters that its A-labels stand for.
+    pub fn to_unicode(&self) -> String {
+        if !has_a_label(&self.0) {
+            return self.0.to_string();
+        }
+        match idna::domain_to_unicode(&self.0) {
+            (unicode, Ok(())) => unicode,
+            (_, Err(_)) => self.0.to_string(),
+        }
+    }
+
     /// Whether this is below `parent` (not `parent` itself).
     pub fn is_below(&self, parent: &Self) -> bool {
         self.0.strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.'))
@@ -202,6 +213,8 @@ mod tests {
         assert_eq!(parse("Acme.Example."), Ok("acme.example".into()));
         assert_eq!(parse("bücher.example"), Ok("xn--bcher-kva.example".into()));
         assert_eq!(parse("XN--BCHER-KVA.example"), Ok("xn--bcher-kva.example".into()));
+        let shown = "bücher.example".parse::<Hostname>().map(|name| name.to_unicode());
+        assert_eq!(shown, Ok("bücher.example".into()));
     }
 
     #[test]

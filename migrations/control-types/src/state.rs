@@ -81,6 +81,18 @@ state!(
 );
 
 state!(
+    /// How it was shown that a hostname is the site's own.
+    DomainProof = "domain_proof" {
+        /// By a TXT record with the site's token.
+        Txt = "txt",
+        /// By a CNAME record to the site's platform hostname.
+        Cname = "cname",
+        /// An operator vouched for it.
+        Vouched = "vouched",
+    }
+);
+
+state!(
     /// What a placement is to its site.
     PlacementState = "placement_state" {
         /// An operation builds it.

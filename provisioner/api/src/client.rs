@@ -1,5 +1,7 @@
 //! The typed client, for the CLI and the tests.
 
+mod domains;
+
 use std::time::Duration;
 
 use control_types::OperationId;

@@ -4,6 +4,7 @@
 pub mod problem;
 pub mod places;
 pub mod sites;
+pub mod domains;
 pub mod operations;
 pub mod status;
 #[cfg(feature = "client")]

@@ -12,6 +12,9 @@ pub struct Region {
     pub name: String,
     /// For people.
     pub display_name: String,
+    /// Where visitors of its sites arrive: what A and AAAA records of domains shall name.
+    #[serde(default)]
+    pub edge_addresses: Vec<String>,
     /// Sites whose current placement is here.
     #[serde(default)]
     pub n_sites: i64,
@@ -23,6 +26,9 @@ pub struct Region {
 pub struct PutRegion {
     /// For people.
     pub display_name: String,
+    /// Where visitors of its sites arrive, as IP addresses; as before when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge_addresses: Option<Vec<String>>,
 }
 
 /// One Postgres server that holds databases of sites.

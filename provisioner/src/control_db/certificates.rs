@@ -100,7 +100,7 @@ pub async fn due(
                join placement on placement.site_id = domain.site_id
                    and placement.state = 'current'
                join site on site.id = domain.site_id
-               where domain.state = 'active'
+               where domain.state in ('verified', 'active')
                    and site.state in ('active', 'suspended', 'deleting')
                union all
                select null::uuid, $1::text, region.name from region

@@ -16,7 +16,7 @@ use crate::{control_db::sites::port_suffix, site_database::Limits};
 pub async fn regions(pool: &PgPool) -> Result<Vec<Region>, sqlx::Error> {
     sqlx::query_as!(
         Region,
-        r#"select name, display_name,
+        r#"select name, display_name, edge_addresses,
                (select count(*) from placement
                 where placement.region = region.name and placement.state = 'current')
                    as "n_sites!"
@@ -32,10 +32,13 @@ pub async fn regions(pool: &PgPool) -> Result<Vec<Region>, sqlx::Error> {
 /// When the database does not answer, or refuses the name.
 pub async fn put_region(pool: &PgPool, name: &str, region: &PutRegion) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into region (name, display_name) values ($1, $2)
-         on conflict (name) do update set display_name = excluded.display_name",
+        "insert into region (name, display_name, edge_addresses)
+         values ($1, $2, coalesce($3::text[], '{}'))
+         on conflict (name) do update set display_name = excluded.display_name,
+             edge_addresses = coalesce($3::text[], region.edge_addresses)",
         name,
-        region.display_name
+        region.display_name,
+        region.edge_addresses.as_deref(),
     )
     .execute(pool)
     .await?;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
-use provisioner_api::{operations, places, problem, sites, status};
+use provisioner_api::{domains, operations, places, problem, sites, status};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -46,6 +46,15 @@ use utoipa::{
         sites::PlannedStep,
         sites::DeleteSite,
         sites::ChangeSite,
+        domains::DomainDetail,
+        domains::DomainCertificate,
+        domains::DomainCheck,
+        domains::Ownership,
+        domains::Pointing,
+        domains::RecordDiff,
+        domains::RecordStatus,
+        domains::AddDomain,
+        domains::ChangeDomain,
         operations::Operation,
         operations::StepProgress,
         operations::OperationEvent,
@@ -132,6 +141,54 @@ const CALLS: &[Call] = &[
         Some("ChangeSite"),
         200,
         "Site",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/sites/{site}/domains",
+        "The hostnames of a site, the primary one first",
+        None,
+        200,
+        "[DomainDetail]",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/domains",
+        "Claims a hostname of the institution's own",
+        Some("AddDomain"),
+        201,
+        "DomainDetail",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/sites/{site}/domains/{hostname}",
+        "One hostname of a site",
+        None,
+        200,
+        "DomainDetail",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/domains/{hostname}/check",
+        "Looks into the DNS now; a claim whose ownership is shown is verified by it",
+        None,
+        200,
+        "DomainDetail",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/domains/{hostname}/primary",
+        "Lets the site's other hostnames redirect to this one",
+        Some("ChangeDomain"),
+        200,
+        "DomainDetail",
+    ),
+    (
+        HttpMethod::Delete,
+        "/v1/sites/{site}/domains/{hostname}",
+        "Gives a hostname up; its certificate is deleted",
+        Some("ChangeDomain"),
+        200,
+        "DomainDetail",
     ),
     (
         HttpMethod::Get,

@@ -29,6 +29,9 @@ pub async fn put_region(
     Body(mut region): Body<PutRegion>,
 ) -> Result<Json<Region>, Refusal> {
     region.display_name = validate::name("display_name", &region.display_name)?;
+    if let Some(addresses) = &mut region.edge_addresses {
+        validate::ip_addresses("edge_addresses", addresses)?;
+    }
     if api.world.keys.ring(&name).is_err() {
         return Err(Refusal::invalid(
             "name",

@@ -1,14 +1,19 @@
 //! Checks of what came in, before anything is recorded. Each refusal names the field and what to do.
 
+use std::net::IpAddr;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
     http::StatusCode,
 };
-use control_types::{Hostname, Slug};
+use control_types::{
+    Hostname, Slug,
+    hostname::{HostnameError, MAX_HOSTNAME_BYTES},
+};
 use serde::de::DeserializeOwned;
 
-use crate::http::refusal::Refusal;
+use crate::{domain_check::TXT_PREFIX, http::refusal::Refusal};
 
 /// Longest name of an institution or a person, in characters.
 const MAX_NAME_CHARS: usize = 200;
@@ -16,6 +21,8 @@ const MAX_NAME_CHARS: usize = 200;
 const MAX_EMAIL_BYTES: usize = 254;
 /// Shortest password, in characters.
 const MIN_PASSWORD_CHARS: usize = 10;
+/// Longest hostname that still leaves room for the name of its TXT record.
+const MAX_DOMAIN_BYTES: usize = MAX_HOSTNAME_BYTES - TXT_PREFIX.len();
 
 /// A JSON body, whose mistakes are told as a problem that names the field.
 pub struct Body<T>(pub T);
@@ -85,22 +92,48 @@ pub fn password(field: &str, text: &str) -> Result<(), Refusal> {
     Err(Refusal::invalid(field, "a password has 10 to 200 characters"))
 }
 
-/// A hostname of an institution's own.
-pub fn custom_domain(text: &str, platform: &Hostname) -> Result<Hostname, Refusal> {
-    let hostname: Hostname =
-        text.parse().map_err(|error| Refusal::invalid("domain", format!("'{text}': {error}")))?;
-    if !hostname.as_str().contains('.') {
-        return Err(Refusal::invalid("domain", "a domain has at least two parts, as in a.example"));
+/// IP addresses; they come out in canonical form.
+pub fn ip_addresses(field: &str, texts: &mut Vec<String>) -> Result<(), Refusal> {
+    for text in texts.iter_mut() {
+        let address: IpAddr = text
+            .trim()
+            .parse()
+            .map_err(|_| Refusal::invalid(field, format!("'{text}' is not an IP address")))?;
+        *text = address.to_canonical().to_string();
     }
-    // One label below the platform's domain is a site's platform name.
-    let label = hostname.as_str().strip_suffix(platform.as_str());
-    let is_platform_name = hostname == *platform
-        || label.is_some_and(|rest| rest.ends_with('.') && !rest[..rest.len() - 1].contains('.'));
-    if is_platform_name {
-        return Err(Refusal::invalid(
-            "domain",
-            format!("'{hostname}' belongs to the platform; a site gets its name there by its slug"),
-        ));
+    texts.sort();
+    texts.dedup();
+    Ok(())
+}
+
+/// A hostname of an institution's own.
+pub fn custom_domain(field: &str, text: &str, platform: &Hostname) -> Result<Hostname, Refusal> {
+    let refuse = |detail: String| Refusal::invalid(field, detail);
+    let text = text.trim();
+    if text.contains('/') {
+        return Err(refuse(format!("'{text}': only the name is wanted, as belajar.example.ac.id")));
+    }
+    if text.contains('*') {
+        return Err(refuse(format!(
+            "'{text}': a wildcard cannot be claimed; add each hostname by itself"
+        )));
+    }
+    if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return Err(refuse(format!("'{text}': {}", HostnameError::Address)));
+    }
+    let hostname: Hostname = text.parse().map_err(|error| refuse(format!("'{text}': {error}")))?;
+    let Some((_, parent)) = hostname.as_str().split_once('.') else {
+        return Err(refuse("a domain has at least two parts, as in a.example".to_owned()));
+    };
+    if hostname.as_str().len() > MAX_DOMAIN_BYTES {
+        return Err(refuse(format!("'{hostname}' is longer than {MAX_DOMAIN_BYTES} characters")));
+    }
+    // Every name below `localhost` is this machine. One label below it is a site's platform name.
+    let is_local = platform.as_str() == "localhost" && parent != platform.as_str();
+    if hostname == *platform || (hostname.is_below(platform) && !is_local) {
+        return Err(refuse(format!(
+            "'{hostname}' belongs to the platform; a site gets its name there by its slug"
+        )));
     }
     Ok(hostname)
 }
@@ -128,12 +161,39 @@ mod tests {
 
     #[test]
     fn a_platform_name_is_no_custom_domain() {
-        let platform: Hostname = "localhost".parse().expect("a hostname");
-        for bad in ["localhost", "acme.localhost", "single", "a_b.example", "10.0.0.1"] {
-            assert!(custom_domain(bad, &platform).is_err(), "{bad}");
+        let good = |text: &str, platform: &str| {
+            let platform: Hostname = platform.parse().expect("a hostname");
+            custom_domain("hostname", text, &platform).map(String::from).ok()
+        };
+        for bad in [
+            "localhost",
+            "acme.localhost",
+            "single",
+            "a_b.example",
+            "10.0.0.1",
+            "[::1]",
+            "*.acme.example",
+            "https://acme.example/",
+        ] {
+            assert_eq!(good(bad, "localhost"), None, "{bad}");
         }
-        for good in ["belajar.acme.localhost", "acme.example", "notlocalhost.x"] {
-            assert!(custom_domain(good, &platform).is_ok(), "{good}");
+        for name in ["belajar.acme.localhost", "acme.example", "notlocalhost.x"] {
+            assert_eq!(good(name, "localhost").as_deref(), Some(name));
         }
+        assert_eq!(good("Bücher.example.", "localhost").as_deref(), Some("xn--bcher-kva.example"));
+        for bad in ["sites.example", "acme.sites.example", "www.acme.sites.example"] {
+            assert_eq!(good(bad, "sites.example"), None, "{bad}");
+        }
+        assert!(good("example", "sites.example").is_none());
+        assert!(good("mysites.example", "sites.example").is_some());
+        assert!(good(&format!("{}a.test", "abcde.".repeat(41)), "sites.example").is_none());
+    }
+
+    #[test]
+    fn edge_addresses_have_one_form() {
+        let mut texts = vec!["::FFFF:192.0.2.1".to_owned(), "2001:DB8:0::1".to_owned()];
+        ip_addresses("edge_addresses", &mut texts).expect("addresses");
+        assert_eq!(texts, ["192.0.2.1", "2001:db8::1"]);
+        assert!(ip_addresses("edge_addresses", &mut vec!["a.test".to_owned()]).is_err());
     }
 }

@@ -47,6 +47,8 @@ impl Certificates {
         let mut connection = self.world.db.pool.acquire().await?;
         self.world.certify(&mut connection, &hostname, due.site, &due.region).await?;
         info!(hostname = hostname.as_str(), region = due.region, "certificate issued");
+        // A verified domain waits for it.
+        self.world.nudges.all();
         Ok(())
     }
 }

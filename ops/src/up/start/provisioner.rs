@@ -1,6 +1,11 @@
 //! The provisioner, and what it is told of: regions, clusters, object stores.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::bail;
 use provisioner_api::{
@@ -93,7 +98,10 @@ pub async fn register(
     stores: &[StorePlan],
 ) -> anyhow::Result<()> {
     for (region, cluster) in REGIONS.iter().zip(clusters) {
-        let put = PutRegion { display_name: region.display_name.to_owned() };
+        let put = PutRegion {
+            display_name: region.display_name.to_owned(),
+            edge_addresses: Some(vec![Ipv4Addr::LOCALHOST.to_string()]),
+        };
         client.put_region(region.name, &put).await?;
         let put = PutCluster {
             region: region.name.to_owned(),

@@ -137,7 +137,7 @@ async fn check(api: &Api, request: &CreateSite) -> Result<Checked, Refusal> {
         .map_err(|error| Refusal::invalid("slug", error.to_string()))?;
     let domain = match &request.domain {
         None => None,
-        Some(text) => Some(validate::custom_domain(text, platform)?),
+        Some(text) => Some(validate::custom_domain("domain", text, platform)?),
     };
     let language = validate::language(request.default_language.as_deref().unwrap_or("id"))?;
     let regions = places::regions(pool).await?;
@@ -279,12 +279,18 @@ async fn insert_site(
     for (hostname, kind, is_primary) in std::iter::once(platform).chain(own) {
         domains::claim(connection, site, hostname, kind, is_primary).await.map_err(|error| {
             match error {
-                ClaimHostnameError::Taken(hostname) => Refusal::conflict(
-                    "hostname-taken",
-                    "The hostname is taken",
-                    format!("'{hostname}' belongs to another site"),
-                )
-                .field(if kind == DomainKind::Custom { "domain" } else { "slug" }),
+                ClaimHostnameError::Taken(hostname) | ClaimHostnameError::Repeated(hostname) => {
+                    Refusal::conflict(
+                        "hostname-taken",
+                        "The hostname is taken",
+                        format!("'{hostname}' belongs to another site"),
+                    )
+                    .field(if kind == DomainKind::Custom {
+                        "domain"
+                    } else {
+                        "slug"
+                    })
+                }
                 ClaimHostnameError::Database(error) => error.into(),
             }
         })?;
