@@ -5,8 +5,8 @@ use control_types::{Hostname, SiteId, Slug};
 
 use crate::{
     cluster::ClusterCommand, completions::CompletionsArgs, connection::ConnectionArgs,
-    failure::Code, operation::OperationCommand, plan::PlanCommand, region::RegionCommand,
-    site::SiteCommand,
+    domain::DomainCommand, failure::Code, operation::OperationCommand, plan::PlanCommand,
+    region::RegionCommand, site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own
@@ -46,6 +46,9 @@ pub enum Command {
     /// Create, look at, close, open and delete sites
     #[command(subcommand)]
     Site(SiteCommand),
+    /// Add, check, prefer and remove hostnames of sites
+    #[command(subcommand)]
+    Domain(DomainCommand),
     /// Look at, follow and cancel operations: the pieces of work on sites
     #[command(subcommand)]
     Operation(OperationCommand),

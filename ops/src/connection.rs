@@ -182,7 +182,7 @@ impl Connection {
             _ => (Code::Failed, None),
         };
         let message = printable(&problem.to_string());
-        Failure { code, message, hint, problem: Some(problem) }
+        Failure { code, message, hint, problem: Some(problem), told: false }
     }
 }
 

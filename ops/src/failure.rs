@@ -32,7 +32,7 @@ pub enum Code {
 impl Code {
     const MEANINGS: &[(u8, &str)] = &[
         (0, "done"),
-        (Self::Failed as u8, "refused, or the operation failed and was undone"),
+        (Self::Failed as u8, "refused, failed (and undone), or something is left to be done"),
         (Self::Usage as u8, "wrong usage, or a confirmation is missing"),
         (Self::NotFound as u8, "not found"),
         (Self::Conflict as u8, "conflict: it exists already, or an operation is in progress"),
@@ -64,12 +64,14 @@ pub struct Failure {
     pub hint: Option<String>,
     /// The provisioner's own words, if it had any.
     pub problem: Option<Box<Problem>>,
+    /// Whether the result that was printed says it already.
+    pub told: bool,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None, problem: None }
+        Self { code, message: message.into(), hint: None, problem: None, told: false }
     }
 
     /// The same with a hint.
@@ -90,8 +92,18 @@ impl Failure {
         self.hint(format!("{hint}to repeat exactly this request: --idempotency-key {key}"))
     }
 
+    /// The same where the result that was printed says it already: only the exit code is left.
+    #[must_use]
+    pub const fn told(mut self) -> Self {
+        self.told = true;
+        self
+    }
+
     /// Says it on stderr: `error:` and `hint:` lines, or one JSON document with `--json`.
     pub fn report(&self, output: &Output) -> ExitCode {
+        if self.told {
+            return ExitCode::from(self.code as u8);
+        }
         if output.json {
             let document = Document {
                 error: &self.message,

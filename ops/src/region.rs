@@ -2,7 +2,11 @@
 
 use clap::Subcommand;
 
-use crate::{connection::Connection, failure::Failure, output::Output};
+use crate::{
+    connection::Connection,
+    failure::Failure,
+    output::{Cell, Output},
+};
 
 /// What can be done with regions.
 #[derive(Subcommand)]
@@ -26,8 +30,10 @@ pub async fn run(
         .into_iter()
         .map(|region| {
             let sites = region.n_sites.to_string();
-            vec![region.name.into(), region.display_name.into(), sites.into()]
+            let edge = region.edge_addresses.join(", ");
+            let edge = Cell::or_dash((!edge.is_empty()).then_some(edge));
+            vec![region.name.into(), region.display_name.into(), sites.into(), edge]
         })
         .collect();
-    output.table(&["region", "name", "sites"], &rows, "There are no regions.")
+    output.table(&["region", "name", "sites", "edge addresses"], &rows, "There are no regions.")
 }

@@ -4,7 +4,7 @@ mod create;
 mod delete;
 
 use clap::{Args, Subcommand};
-use control_types::state::{InstanceObserved, SiteState};
+use control_types::state::{DomainState, InstanceObserved, SiteState};
 use provisioner_api::{
     Site,
     sites::{ChangeSite, DryRun},
@@ -156,7 +156,11 @@ async fn show(name: &str, connection: &Connection, output: &Output) -> Result<()
         .domains
         .iter()
         .map(|domain| {
-            let primary = if domain.is_primary { "primary" } else { "redirects" };
+            let primary = match (domain.state, domain.is_primary) {
+                (DomainState::Active, true) => "primary",
+                (DomainState::Active, false) => "redirects",
+                _ => "",
+            };
             vec![
                 domain.url.as_str().into(),
                 domain.kind.as_str().into(),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
-use control_types::seal::KeyRing;
+use control_types::{seal::KeyRing, state::DomainState};
 use provisioner_api::{client::Client, places::PutObjectStore};
 
 use super::{
@@ -189,7 +189,8 @@ async fn start_object_stores(platform: &Platform) -> anyhow::Result<Vec<StorePla
 async fn sites(client: &Client) -> anyhow::Result<Vec<SiteReady>> {
     let mut sites = Vec::new();
     for site in client.sites().await? {
-        let urls: Vec<_> = site.domains.iter().map(|domain| domain.url.clone()).collect();
+        let serves = site.domains.iter().filter(|domain| domain.state == DomainState::Active);
+        let urls: Vec<_> = serves.map(|domain| domain.url.clone()).collect();
         let Some(placement) = site.placement else { continue };
         let slug = site.slug.to_string();
         sites.push(SiteReady {
