@@ -5,11 +5,12 @@ use std::{pin::Pin, process::ExitCode, sync::Arc};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
-use tests::{Stack, stack::Start};
+use tests::{Stack, dns_server::DnsServer, stack::Start};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
 mod browser_flow;
 mod crash;
+mod custom_domains;
 mod demo_sites;
 mod enums;
 mod instances;
@@ -46,6 +47,12 @@ const SHARED: &[(&str, Shared)] = shared![
     site_life::a_deletion_is_cancelled,
     site_life::ten_at_once,
     site_life::the_same_key_is_the_same_operation,
+    custom_domains::from_the_record_to_the_router,
+    custom_domains::a_name_that_still_points_here_is_not_taken_over,
+    custom_domains::many_claim_and_one_owns,
+    custom_domains::what_is_refused,
+    custom_domains::a_resolver_that_fails_changes_nothing,
+    custom_domains::an_operator_vouches,
     refusals::bad_input_names_the_field,
     refusals::the_api_wants_a_token,
     refusals::the_api_describes_itself,
@@ -76,9 +83,12 @@ fn main() -> ExitCode {
         Trial::test(*name, move || {
             runtime.block_on(async {
                 let start = || async {
-                    tokio::task::spawn_blocking(|| Stack::start(Start { demo: true }))
-                        .await?
-                        .map(Arc::new)
+                    let dns = DnsServer::start().await?;
+                    let start = Start { demo: true, dns: Some(dns.address) };
+                    let started = tokio::task::spawn_blocking(move || Stack::start(start));
+                    let mut stack = started.await??;
+                    stack.dns = Some(dns);
+                    anyhow::Ok(Arc::new(stack))
                 };
                 let stack = stack.get_or_try_init(start).await.map_err(failed)?;
                 story(Arc::clone(stack)).await.map_err(failed)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = "pebble-challtestsrv";
@@ -69,6 +70,13 @@ impl DnsServer {
         let _ = process.kill();
         let _ = process.wait();
         Ok(None)
+    }
+
+    /// Ends it, for those who only share it.
+    pub fn terminate(&self) {
+        if let Some(process) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(process, Signal::KILL);
+        }
     }
 
     /// Adds a text.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Visitor, binaries::binary};
+use crate::{Visitor, binaries::binary, dns_server::DnsServer};
 
 /// Longest start, in debug mode on a busy machine.
 const START: Duration = Duration::from_secs(180);
@@ -111,6 +111,8 @@ pub struct Stack {
     pub ready: Ready,
     /// How long it took to be up.
     pub took: Duration,
+    /// The DNS server that it asks, where a story sets records.
+    pub dns: Option<DnsServer>,
 }
 
 /// How to start a platform.
@@ -118,6 +120,8 @@ pub struct Stack {
 pub struct Start {
     /// With the two demo sites and their courses.
     pub demo: bool,
+    /// The DNS server that it asks; the system's when absent.
+    pub dns: Option<SocketAddr>,
 }
 
 impl Stack {
@@ -158,6 +162,9 @@ impl Stack {
         if !start.demo {
             command.arg("--no-demo");
         }
+        if let Some(address) = start.dns {
+            command.args(["--dns-server", &address.to_string()]);
+        }
         let began = Instant::now();
         let mut child = command.spawn().context("ta3lem up")?;
         let ready = loop {
@@ -174,7 +181,15 @@ impl Stack {
             // The file appears by a rename; there is nothing to wait on but time.
             std::thread::sleep(Duration::from_millis(20));
         };
-        Ok(Self { directory, child, ready, took: began.elapsed() })
+        Ok(Self { directory, child, ready, took: began.elapsed(), dns: None })
+    }
+
+    /// The DNS server whose records a story sets.
+    ///
+    /// # Errors
+    /// When the platform asks the system's servers.
+    pub fn dns(&self) -> Result<&DnsServer> {
+        self.dns.as_ref().context("the platform was started without a DNS server")
     }
 
     /// The provisioner's API, as the operator.
@@ -303,6 +318,9 @@ impl Stack {
 
     /// Asks it to stop and waits, for those who only share it.
     pub fn terminate(&self) {
+        if let Some(dns) = &self.dns {
+            dns.terminate();
+        }
         let Ok(process) = pid(&self.child) else { return };
         let began = Instant::now();
         let _ = kill_process(process, Signal::TERM);
