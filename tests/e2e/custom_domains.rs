@@ -347,3 +347,51 @@ pub async fn an_operator_vouches(stack: &Stack) -> Result<()> {
     ensure!(metrics.contains("ta3lem_custom_domains{state=\"active\"}"), "{metrics}");
     delete(stack, "janji").await
 }
+
+pub async fn nobody_has_to_ask(stack: &Stack) -> Result<()> {
+    let (api, dns) = (stack.api()?, stack.dns()?);
+    let control = sqlx::PgPool::connect(&stack.control_database_url()?).await?;
+    let host = "www.sendiri.test";
+    create(stack, "sendiri").await?;
+    dns.set_cname(host, "sendiri.localhost").await?;
+    api.add_domain("sendiri", &claim(host)).await?;
+    wait_for(&api, "sendiri", host, |domain| domain.routed == Some(true)).await?;
+
+    // A name that is led away stays with its site: it is shown, and counted.
+    dns.clear("cname", host).await?;
+    dns.add_a(host, &["198.51.100.7"]).await?;
+    let tomorrow = "update domain set next_check_at = now() where hostname = $1";
+    sqlx::query(tomorrow).bind(host).execute(&control).await?;
+    let elsewhere = |domain: &DomainDetail| {
+        domain.check.as_ref().is_some_and(|check| check.pointing == Pointing::Elsewhere)
+    };
+    let domain = wait_for(&api, "sendiri", host, elsewhere).await?;
+    ensure!(domain.state == DomainState::Active, "{domain:#?}");
+    let listed = stack.cli(&["domain", "list", "sendiri"])?.ok()?.stdout;
+    ensure!(listed.contains("points elsewhere"), "{listed}");
+    let url = format!("{}/metrics", stack.ready.api.url);
+    let counted = "ta3lem_custom_domains_elsewhere{state=\"active\"} 0";
+    for attempt in 0.. {
+        if !stack.visitor()?.read(&url).await?.contains(counted) {
+            break;
+        }
+        ensure!(attempt < 500, "it is not counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // A claim that nobody proves is given up after 30 days.
+    let idle = "idle.sendiri.test";
+    api.add_domain("sendiri", &claim(idle)).await?;
+    let long_ago = "update domain set created_at = now() - interval '31 days' where hostname = $1";
+    sqlx::query(long_ago).bind(idle).execute(&control).await?;
+    for attempt in 0.. {
+        if api.domain("sendiri", idle).await.is_err() {
+            break;
+        }
+        ensure!(attempt < 1000, "the claim stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let actions = audited(stack, "sendiri").await?;
+    ensure!(actions.iter().any(|action| action == "domain.expire"), "{actions:?}");
+    delete(stack, "sendiri").await
+}

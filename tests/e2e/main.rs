@@ -54,6 +54,7 @@ const SHARED: &[(&str, Shared)] = shared![
     custom_domains::what_is_refused,
     custom_domains::a_resolver_that_fails_changes_nothing,
     custom_domains::an_operator_vouches,
+    custom_domains::nobody_has_to_ask,
     refusals::bad_input_names_the_field,
     refusals::the_api_wants_a_token,
     refusals::the_api_describes_itself,
