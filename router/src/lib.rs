@@ -36,6 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use access_log::AccessLog;
 use certificates::OpenCertificates;
+use challenge::lookup::ChallengeLookup;
 use config::Config;
 use listener::Speaks;
 use route_source::{Freshness, RouteSource};
@@ -52,6 +53,8 @@ pub struct Edge {
     pub routes: Arc<RouteTable>,
     /// How well [`Edge::routes`] is known.
     pub freshness: Freshness,
+    /// Challenges that the table does not have yet.
+    pub challenges: ChallengeLookup,
     /// Private keys in use.
     pub certificates: Arc<OpenCertificates>,
     /// Connections to instances.
@@ -107,10 +110,15 @@ impl Router {
         let https = bind("https_listen", config.https_listen).await?;
         let http = bind("http_listen", config.http_listen).await?;
         let admin = bind("admin_listen", config.admin_listen).await?;
+        let options = config
+            .control_database_url
+            .parse()
+            .context("control_database_url is not a postgres URL")?;
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
             freshness: Freshness::default(),
+            challenges: ChallengeLookup::new(options),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
             upstreams: Upstreams::new(TaskTracker::new()),
             metrics: Metrics::new(),

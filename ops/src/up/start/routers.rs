@@ -94,6 +94,7 @@ async fn start_router(
         https_address: listens.https.clone(),
         http_address: listens.http.clone(),
         admin_url: format!("http://{}", listens.admin),
+        passthrough_address: None,
     };
     client.put_router(name, &router).await?;
     Ok(RegionReady {
