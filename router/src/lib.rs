@@ -7,6 +7,9 @@
 
 pub mod config;
 pub mod listener;
+pub mod arrival;
+pub mod proxy_protocol;
+pub mod passthrough;
 pub mod tls;
 pub mod certificates;
 pub mod challenge;
@@ -35,14 +38,16 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use access_log::AccessLog;
+use arrival::Trusted;
 use certificates::OpenCertificates;
 use challenge::lookup::ChallengeLookup;
 use config::Config;
 use listener::Speaks;
+use passthrough::Neighbours;
 use route_source::{Freshness, RouteSource};
 use route_table::RouteTable;
 use telemetry::Metrics;
-use upstream::Upstreams;
+use upstream::{Upstreams, relay::Relays};
 
 /// What every connection and every request shares.
 #[derive(Debug)]
@@ -59,6 +64,12 @@ pub struct Edge {
     pub certificates: Arc<OpenCertificates>,
     /// Connections to instances.
     pub upstreams: Upstreams,
+    /// Which of another region's routers takes a connection over.
+    pub neighbours: Neighbours,
+    /// Requests of older connections on their way to another region.
+    pub relays: Relays,
+    /// Which peers speak for others.
+    pub trusted: Trusted,
     /// What is counted.
     pub metrics: Metrics,
     /// One line for each request.
@@ -81,6 +92,7 @@ pub struct Router {
     https: TcpListener,
     http: TcpListener,
     admin: TcpListener,
+    passthrough: Option<TcpListener>,
 }
 
 /// The contents of the ready file.
@@ -90,6 +102,8 @@ struct Ready {
     https: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passthrough: Option<SocketAddr>,
 }
 
 impl Router {
@@ -114,6 +128,10 @@ impl Router {
             .control_database_url
             .parse()
             .context("control_database_url is not a postgres URL")?;
+        let passthrough = match config.passthrough_listen {
+            Some(address) => Some(bind("passthrough_listen", address).await?),
+            None => None,
+        };
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
@@ -121,6 +139,12 @@ impl Router {
             challenges: ChallengeLookup::new(options),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
             upstreams: Upstreams::new(TaskTracker::new()),
+            neighbours: Neighbours::default(),
+            relays: Relays::new(config.trusted_roots.as_deref())?,
+            trusted: Trusted {
+                balancers: config.proxy_protocol_from.clone(),
+                routers: config.passthrough_from.clone(),
+            },
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
             https_port: https.local_addr()?.port(),
@@ -131,10 +155,11 @@ impl Router {
             Arc::clone(&edge.routes),
             Arc::clone(&edge.certificates),
             config.platform_domain.clone(),
+            &ring,
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
-        Ok(Self { edge, config, ring, metrics, tls, https, http, admin })
+        Ok(Self { edge, config, ring, metrics, tls, https, http, admin, passthrough })
     }
 
     /// Serves until `stop` comes, then finishes what is in flight within the drain time.
@@ -147,8 +172,9 @@ impl Router {
             https: self.https.local_addr()?,
             http: self.http.local_addr()?,
             admin: self.admin.local_addr()?,
+            passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let Self { edge, config, ring, metrics, tls, https, http, admin } = self;
+        let Self { edge, config, ring, metrics, tls, https, http, admin, passthrough } = self;
         let options = config
             .control_database_url
             .parse()
@@ -172,6 +198,11 @@ impl Router {
         background.spawn(async move { sweeping.upstreams.sweep().await });
 
         let most = Arc::new(Semaphore::new(limits::connections()));
+        if let Some(listener) = passthrough {
+            let speaks = Speaks::Passed(Arc::clone(&tls));
+            let serving = listener::serve(Arc::clone(&edge), listener, speaks, Arc::clone(&most));
+            edge.tasks.spawn(serving);
+        }
         let speaks = Speaks::Https(tls);
         edge.tasks.spawn(listener::serve(Arc::clone(&edge), https, speaks, Arc::clone(&most)));
         edge.tasks.spawn(listener::serve(Arc::clone(&edge), http, Speaks::Http, most));

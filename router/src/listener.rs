@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -32,14 +32,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     Edge,
+    arrival::{self, Arrived, Door, NotTaken},
     forward::answer::AnswerBody,
     limits::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
         MAX_STREAMS, WRITE_STALL_TIMEOUT,
     },
+    passthrough,
     record::Client,
     request,
-    tls::{self, HandshakeError},
+    tls::HandshakeError,
 };
 
 /// How long accepting pauses when the system has no descriptor left.
@@ -58,6 +60,8 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub enum Speaks {
     /// HTTP over TLS: everything.
     Https(Arc<ServerConfig>),
+    /// The same, passed on by other regions' routers.
+    Passed(Arc<ServerConfig>),
     /// Plain HTTP: redirects only.
     Http,
 }
@@ -114,39 +118,39 @@ impl Drop for Counted {
     }
 }
 
-async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, speaks: Speaks) {
+async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, speaks: Speaks) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let stream = Stalling { stream, stalled: None };
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    let address_header = HeaderValue::try_from(address.ip().to_string());
-    let Ok(address_header) = address_header else { return };
-    match speaks {
-        Speaks::Http => {
-            let client = Client { address, address_header, server_name: None, tls: false };
-            http1(&edge, stream, Arc::new(client), request::redirect).await;
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let door = if matches!(speaks, Speaks::Passed(_)) { Door::Passthrough } else { Door::Public };
+    let arriving = async {
+        let whose = arrival::whose(&edge, &mut stream, peer, door).await?;
+        Ok(match speaks {
+            Speaks::Http => (whose, Err(stream)),
+            Speaks::Https(configuration) | Speaks::Passed(configuration) => {
+                (whose, Ok(arrival::tls::<Stalling<_>>(&edge, stream, whose, configuration).await?))
+            }
+        })
+    };
+    let arrived = tokio::select! {
+        arrived = arriving => arrived,
+        () = edge.stopping.cancelled() => return,
+    };
+    match arrived {
+        Err(not_taken) => refused(&edge, peer, &not_taken),
+        Ok(((address, way), Err(stream))) => {
+            let client = Arc::new(Client::new(address, None, false, way));
+            http1(&edge, Stalling::from(stream), client, request::redirect).await;
         }
-        Speaks::Https(configuration) => {
-            let secured = tokio::select! {
-                secured = tls::secure(stream, configuration) => secured,
-                () = edge.stopping.cancelled() => return,
-            };
-            let secured = match secured {
-                Ok(secured) => secured,
-                Err(HandshakeError::Timeout) => {
-                    edge.metrics.handshake_timeouts.increment(1);
-                    return;
-                }
-                Err(HandshakeError::Failed(error)) => {
-                    edge.metrics.handshake_errors.increment(1);
-                    tracing::debug!(client = %address.ip(), %error, "a handshake failed");
-                    return;
-                }
-            };
+        Ok((_, Ok(Arrived::Proved))) => {
+            tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
+        }
+        Ok(((address, _), Ok(Arrived::Elsewhere { stream, hello, region }))) => {
+            passthrough::carry(edge, stream, address, hello, region).await;
+        }
+        Ok((_, Ok(Arrived::Here(secured, client)))) => {
             edge.metrics.handshakes.increment(1);
-            let server_name = secured.server_name;
-            let client = Arc::new(Client { address, address_header, server_name, tls: true });
             if secured.http2 {
                 http2(&edge, secured.stream, client).await;
             } else {
@@ -154,6 +158,18 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
             }
         }
     }
+}
+
+fn refused(edge: &Edge, peer: SocketAddr, not_taken: &NotTaken) {
+    match not_taken {
+        NotTaken::Handshake(HandshakeError::Timeout) => {
+            edge.metrics.handshake_timeouts.increment(1);
+        }
+        NotTaken::Handshake(_) => edge.metrics.handshake_errors.increment(1),
+        _ => edge.metrics.not_taken.increment(1),
+    }
+    let error = not_taken as &dyn std::error::Error;
+    tracing::debug!(client = %peer.ip(), error, "a connection was not taken");
 }
 
 async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
@@ -173,7 +189,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = edge.stopping.cancelled() => {
+        () = either(edge.stopping.cancelled(), client.sent_away()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -207,7 +223,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(edge.stopping.cancelled(), activity.idle()) => {
+        () = either(either(edge.stopping.cancelled(), client.sent_away()), activity.idle()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -279,6 +295,12 @@ impl Drop for Busy {
 struct Stalling<S> {
     stream: S,
     stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> From<S> for Stalling<S> {
+    fn from(stream: S) -> Self {
+        Self { stream, stalled: None }
+    }
 }
 
 impl<S> Stalling<S> {

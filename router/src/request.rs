@@ -6,7 +6,9 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, LOCATION},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, STRICT_TRANSPORT_SECURITY,
+    },
     request::Parts,
 };
 use http_body::Body as _;
@@ -16,7 +18,7 @@ use crate::{
     Edge, challenge,
     forward::{self, answer::AnswerBody, headers::REQUEST_ID},
     host::{Asked, asked, check_head},
-    record::{Client, Record},
+    record::{Client, Record, Way},
     rejection::{self, Brand, Reason},
     route_table::{InFlight, Route},
 };
@@ -107,11 +109,14 @@ async fn forwarded_or_not(
             return Ok(Outcome::Own(answer));
         }
         let route = find(edge, &asked, record)?;
-        // What a site's people send is readable in the site's own region only.
-        if route.site.region != edge.region {
-            return Err(Reason::Misdirected);
-        }
         check_server_name(edge, client, &route)?;
+        if route.site.region != edge.region {
+            // The site went away since the connection was made: a new one ends there.
+            client.send_away();
+            if client.way == Way::Relayed {
+                return Err(Reason::Misdirected);
+            }
+        }
         forward::check_state(&route.site)?;
         let redirect = match &route.primary {
             Some(primary) => Some(moved(head, primary, asked.port)?),
@@ -219,6 +224,11 @@ fn own(
     let length = response.body().len();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, record.id.clone());
+    if record.reason != Some(Reason::Misdirected)
+        && let Some(hsts) = record.hsts()
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
     if length > 0 {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
