@@ -27,7 +27,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Answers for ever, also while the router stops.
 pub async fn serve(edge: Arc<Edge>, listener: TcpListener, metrics: PrometheusHandle) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // The router that follows answers here.
+            () = edge.replaced.cancelled() => return std::future::pending().await,
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -100,7 +105,7 @@ fn shown(challenge: Option<&Arc<Challenge>>) -> Response<Full<Bytes>> {
 }
 
 /// Why the router should get no requests; none when it should.
-fn unready(edge: &Edge) -> Option<String> {
+pub fn unready(edge: &Edge) -> Option<String> {
     if edge.stopping.is_cancelled() {
         return Some("the router is stopping".to_owned());
     }

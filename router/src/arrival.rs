@@ -31,11 +31,11 @@ pub struct Trusted {
 
 /// Which kind of listener a connection came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum Entrance {
     /// A public one.
     Public,
     /// The one for other regions' routers.
-    Passthrough,
+    Private,
 }
 
 /// A connection that will not be answered.
@@ -63,13 +63,13 @@ pub async fn whose(
     edge: &Edge,
     stream: &mut TcpStream,
     peer: SocketAddr,
-    door: Door,
+    entrance: Entrance,
 ) -> Result<(SocketAddr, Way), NotTaken> {
     let among = |networks: &[Network]| networks.iter().any(|network| network.contains(peer.ip()));
-    let begins_with_header = match door {
-        Door::Passthrough if !among(&edge.trusted.routers) => return Err(NotTaken::Stranger),
-        Door::Passthrough => true,
-        Door::Public => among(&edge.trusted.balancers),
+    let begins_with_header = match entrance {
+        Entrance::Private if !among(&edge.trusted.routers) => return Err(NotTaken::Stranger),
+        Entrance::Private => true,
+        Entrance::Public => among(&edge.trusted.balancers),
     };
     if !begins_with_header {
         return Ok((peer, Way::Straight));
@@ -79,10 +79,10 @@ pub async fn whose(
         Err(_) => return Err(NotTaken::Header(std::io::ErrorKind::TimedOut.into())),
     };
     let Header { source, relayed } = header;
-    let way = match door {
-        Door::Public => Way::Straight,
-        Door::Passthrough if relayed => Way::Relayed,
-        Door::Passthrough => Way::PassedOn,
+    let way = match entrance {
+        Entrance::Public => Way::Straight,
+        Entrance::Private if relayed => Way::Relayed,
+        Entrance::Private => Way::PassedOn,
     };
     Ok((source.unwrap_or(peer), way))
 }
@@ -157,7 +157,7 @@ fn end_of(edge: &Edge, hello: &Hello) -> End {
                 End::Elsewhere(region.to_string())
             }
             Proof::TlsAlpn { certificate, .. } => {
-                edge.certificates.open(certificate).map_or(End::Here, End::Proof)
+                edge.certificates.open_challenge(certificate).map_or(End::Here, End::Proof)
             }
             Proof::Http { .. } => End::Here,
         };

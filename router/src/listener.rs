@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     Edge,
-    arrival::{self, Arrived, Door, NotTaken},
+    arrival::{self, Arrived, Entrance, NotTaken},
     forward::answer::AnswerBody,
     limits::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
@@ -55,8 +55,39 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How much of an answer is buffered for one HTTP/2 request.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// A place where connections come in.
+#[derive(Debug)]
+pub struct Door<L> {
+    /// The listening socket.
+    pub socket: L,
+    /// What is spoken here.
+    pub speaks: Speaks,
+    /// Most connections at once, over all doors.
+    pub most: Arc<Semaphore>,
+}
+
+impl Door<std::net::TcpListener> {
+    /// The same door for another thread.
+    ///
+    /// # Errors
+    /// When the process has too many open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let (speaks, most) = (self.speaks.clone(), Arc::clone(&self.most));
+        Ok(Self { socket: self.socket.try_clone()?, speaks, most })
+    }
+
+    /// The door for the runtime of this thread.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    pub fn open(self) -> io::Result<Door<TcpListener>> {
+        let socket = TcpListener::from_std(self.socket)?;
+        Ok(Door { socket, speaks: self.speaks, most: self.most })
+    }
+}
+
 /// What is spoken on a listener.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Speaks {
     /// HTTP over TLS: everything.
     Https(Arc<ServerConfig>),
@@ -67,7 +98,8 @@ pub enum Speaks {
 }
 
 /// Accepts connections until the router stops.
-pub async fn serve(edge: Arc<Edge>, listener: TcpListener, speaks: Speaks, most: Arc<Semaphore>) {
+pub async fn serve(edge: Arc<Edge>, door: Door<TcpListener>) {
+    let Door { socket: listener, speaks, most } = door;
     loop {
         let accepting = async {
             // Beyond the limit clients wait in the system's queue.
@@ -123,9 +155,13 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
         return;
     }
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let door = if matches!(speaks, Speaks::Passed(_)) { Door::Passthrough } else { Door::Public };
+    let entrance = match speaks {
+        Speaks::Passed(_) => Entrance::Private,
+        Speaks::Https(_) | Speaks::Http => Entrance::Public,
+    };
+    // Also while the router stops: whoever has got so far gets an answer.
     let arriving = async {
-        let whose = arrival::whose(&edge, &mut stream, peer, door).await?;
+        let whose = arrival::whose(&edge, &mut stream, peer, entrance).await?;
         Ok(match speaks {
             Speaks::Http => (whose, Err(stream)),
             Speaks::Https(configuration) | Speaks::Passed(configuration) => {
@@ -133,11 +169,7 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
             }
         })
     };
-    let arrived = tokio::select! {
-        arrived = arriving => arrived,
-        () = edge.stopping.cancelled() => return,
-    };
-    match arrived {
+    match arriving.await {
         Err(not_taken) => refused(&edge, peer, &not_taken),
         Ok(((address, way), Err(stream))) => {
             let client = Arc::new(Client::new(address, None, false, way));
@@ -178,7 +210,17 @@ where
     H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
     F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
 {
-    let service = service_fn(|request| handler(Arc::clone(edge), Arc::clone(&client), request));
+    let service = service_fn(|request| {
+        let answer = handler(Arc::clone(edge), Arc::clone(&client), request);
+        async move {
+            let mut answer = answer.await?;
+            if edge.stopping.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // So that the client sends its next request over a connection of the next router.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -189,7 +231,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(edge.stopping.cancelled(), client.sent_away()) => {
+        () = either(edge.told_to_go(), client.sent_away()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -223,7 +265,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(either(edge.stopping.cancelled(), client.sent_away()), activity.idle()) => {
+        () = either(either(edge.told_to_go(), client.sent_away()), activity.idle()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,6 @@ use tokio::{
     },
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Edge,
@@ -40,6 +39,8 @@ use crate::{
 
 /// A router that could not be reached is the last choice for so long.
 const AVOIDED: Duration = Duration::from_secs(10);
+/// How often silence is looked at, in parts of the longest silence.
+const CHECKS: u32 = 4;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Neither end can tell that the other one behind this router is gone, so this router asks.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -154,7 +155,7 @@ pub async fn carry(
             carried.router = router;
             edge.metrics.passing_on.increment(1.0);
             let first = [header(address, client.local_addr(), false), hello.bytes].concat();
-            carried.run(&mut client, stream, &first, &edge.stopping).await;
+            carried.run(&mut client, stream, &first, &edge).await;
             edge.metrics.passing_on.decrement(1.0);
             Ok(())
         }
@@ -188,17 +189,10 @@ struct Carried {
     router: String,
     up: AtomicU64,
     down: AtomicU64,
-    active: AtomicBool,
 }
 
 impl Carried {
-    async fn run(
-        &self,
-        client: &mut TcpStream,
-        mut home: TcpStream,
-        first: &[u8],
-        stopping: &CancellationToken,
-    ) {
+    async fn run(&self, client: &mut TcpStream, mut home: TcpStream, first: &[u8], edge: &Edge) {
         // A client that is gone is found out by its silence at the latest.
         let _ = keep_alive(client);
         if timeout(WRITE_STALL_TIMEOUT, home.write_all(first)).await.is_err() {
@@ -215,7 +209,7 @@ impl Carried {
         };
         tokio::select! {
             () = both => {}
-            () = self.quiet(stopping) => {}
+            () = self.quiet(edge) => {}
         }
     }
 
@@ -228,7 +222,6 @@ impl Carried {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let length = reader.read(&mut buffer).await?;
-            self.active.store(true, Ordering::Relaxed);
             if length == 0 {
                 return writer.shutdown().await;
             }
@@ -239,27 +232,25 @@ impl Carried {
     }
 
     /// Ends when nothing came for long, or not for so long while the router stops.
-    async fn quiet(&self, stopping: &CancellationToken) {
-        let mut since = Instant::now();
-        loop {
-            let limit = if stopping.is_cancelled() {
-                PASSTHROUGH_FAREWELL_TIMEOUT
-            } else {
-                PASSTHROUGH_IDLE_TIMEOUT
-            };
-            if self.active.swap(false, Ordering::Relaxed) {
-                since = Instant::now();
-            } else if since.elapsed() >= limit {
-                return;
-            }
-            if stopping.is_cancelled() {
-                sleep(limit).await;
-                continue;
-            }
-            tokio::select! {
-                () = sleep(limit / 4) => {}
-                () = stopping.cancelled() => {}
-            }
+    async fn quiet(&self, edge: &Edge) {
+        let stopping = async {
+            edge.told_to_go().await;
+            self.silent_for(PASSTHROUGH_FAREWELL_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.silent_for(PASSTHROUGH_IDLE_TIMEOUT) => {}
+            () = stopping => {}
+        }
+    }
+
+    async fn silent_for(&self, limit: Duration) {
+        let bytes = || self.up.load(Ordering::Relaxed) + self.down.load(Ordering::Relaxed);
+        let (mut before, mut quiet) = (bytes(), 0);
+        while quiet < CHECKS {
+            sleep(limit / CHECKS).await;
+            let now = bytes();
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
         }
     }
 }

@@ -6,11 +6,14 @@
 #[path = "edge/instance.rs"]
 mod instance;
 #[path = "edge/client.rs"]
+#[allow(dead_code, reason = "another test uses more of it")]
 mod client;
 #[path = "edge/control_database.rs"]
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
+#[path = "edge/handover.rs"]
+mod handover;
 
 use std::time::Duration;
 

@@ -156,6 +156,11 @@ impl Stream {
 
     /// Sends `request` and reads until the router closes, or a whole answer came.
     pub async fn exchange(mut self, request: &[u8]) -> Answer {
+        self.ask(request).await
+    }
+
+    /// The same on a connection that may be used again.
+    pub async fn ask(&mut self, request: &[u8]) -> Answer {
         // The router may answer and close before it has taken everything.
         let _ = self.bytes.write_all(request).await;
         let _ = self.bytes.flush().await;
@@ -228,7 +233,7 @@ fn is_whole(bytes: &[u8]) -> bool {
 
 /// Takes any certificate that the router can prove to have the key of.
 #[derive(Debug)]
-pub struct AnyName;
+struct AnyName;
 
 impl rustls::client::danger::ServerCertVerifier for AnyName {
     fn verify_server_cert(
