@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use rustls::{ServerConfig, sign::CertifiedKey};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -90,15 +91,17 @@ pub async fn whose(
 /// What becomes of a TLS connection.
 pub enum Arrived<S> {
     /// It is answered here.
-    Here(Secured<S>, Arc<Client>),
+    Here(Box<Secured<S>>, Arc<Client>),
     /// It was a certificate authority, and has seen what it came for.
     Proved,
     /// It goes on to a router of this region.
     Elsewhere {
-        /// The stream, of which nothing but `hello` was read.
+        /// The stream, of which nothing but `said` was read.
         stream: TcpStream,
         /// What the client said so far.
-        hello: Hello,
+        said: Vec<u8>,
+        /// The hostname that it wants.
+        hostname: Box<str>,
         /// The region.
         region: String,
     },
@@ -108,14 +111,14 @@ pub enum Arrived<S> {
 ///
 /// # Errors
 /// When the client does not do its part, or must not be answered here.
-pub async fn tls<S: From<TcpStream>>(
+pub async fn tls<S>(
     edge: &Edge,
     mut stream: TcpStream,
     (address, way): (SocketAddr, Way),
     configuration: Arc<ServerConfig>,
 ) -> Result<Arrived<S>, NotTaken>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: From<TcpStream> + AsyncRead + AsyncWrite + Unpin,
 {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let hello = tls::hello(&mut stream, deadline).await?;
@@ -124,7 +127,11 @@ where
         end => end,
     };
     match end {
-        End::Elsewhere(region) => Ok(Arrived::Elsewhere { stream, hello, region }),
+        End::Elsewhere(region) => {
+            let Hello { bytes: said, server_name, .. } = hello;
+            let hostname = server_name.unwrap_or_default();
+            Ok(Arrived::Elsewhere { stream, said, hostname, region })
+        }
         End::Proof(certificate) => {
             tls::prove(stream, hello, certificate, deadline).await?;
             edge.metrics.challenges_tls.increment(1);
@@ -134,7 +141,7 @@ where
             let server_name = hello.server_name.clone();
             let secured = tls::secure(S::from(stream), hello, configuration, deadline).await?;
             let client = Client::new(address, server_name, true, way);
-            Ok(Arrived::Here(secured, Arc::new(client)))
+            Ok(Arrived::Here(Box::new(secured), Arc::new(client)))
         }
     }
 }

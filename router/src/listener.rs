@@ -38,7 +38,7 @@ use crate::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
         MAX_STREAMS, WRITE_STALL_TIMEOUT,
     },
-    passthrough,
+    passthrough::{self, Carrying},
     record::Client,
     request,
     tls::HandshakeError,
@@ -178,8 +178,9 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
         Ok((_, Ok(Arrived::Proved))) => {
             tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
         }
-        Ok(((address, _), Ok(Arrived::Elsewhere { stream, hello, region }))) => {
-            passthrough::carry(edge, stream, address, hello, region).await;
+        Ok(((address, _), Ok(Arrived::Elsewhere { stream, said, hostname, region }))) => {
+            let carrying = Carrying { address, hostname, region };
+            passthrough::carry(edge, stream, said, carrying).await;
         }
         Ok((_, Ok(Arrived::Here(secured, client)))) => {
             edge.metrics.handshakes.increment(1);

@@ -34,7 +34,6 @@ use crate::{
     },
     proxy_protocol,
     route_table::EdgeRow,
-    tls::hello::Hello,
 };
 
 /// A router that could not be reached is the last choice for so long.
@@ -88,7 +87,7 @@ impl Neighbours {
             let connecting = TcpStream::connect(&router.passthrough_address);
             let connected = timeout(EDGE_CONNECT_TIMEOUT, connecting).await;
             let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            match connected.and_then(|stream| prepared(stream)) {
+            match connected.and_then(prepared) {
                 Ok(stream) => {
                     self.failed.invalidate(&router.name);
                     return Ok((stream, router.name.clone()));
@@ -138,14 +137,20 @@ pub fn header(client: SocketAddr, local: io::Result<SocketAddr>, relayed: bool) 
     proxy_protocol::header(client, local, relayed)
 }
 
-/// Passes a connection on until it ends.
-pub async fn carry(
-    edge: Arc<Edge>,
-    mut client: TcpStream,
-    address: SocketAddr,
-    hello: Hello,
-    region: String,
-) {
+/// Whose connection it is, and where it goes.
+#[derive(Debug)]
+pub struct Carrying {
+    /// The client.
+    pub address: SocketAddr,
+    /// The hostname that it wants.
+    pub hostname: Box<str>,
+    /// The region.
+    pub region: String,
+}
+
+/// Passes a connection on until it ends; `said` was read from it already.
+pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carrying: Carrying) {
+    let Carrying { address, hostname, region } = carrying;
     let begun = Instant::now();
     let mut carried = Carried::default();
     let routers = edge.routes.load().edges(&region).to_vec();
@@ -154,8 +159,8 @@ pub async fn carry(
         Ok((stream, router)) => {
             carried.router = router;
             edge.metrics.passing_on.increment(1.0);
-            let first = [header(address, client.local_addr(), false), hello.bytes].concat();
-            carried.run(&mut client, stream, &first, &edge).await;
+            let first = [header(address, client.local_addr(), false), said].concat();
+            carried.run(&mut client, stream, first, &edge).await;
             edge.metrics.passing_on.decrement(1.0);
             Ok(())
         }
@@ -170,7 +175,7 @@ pub async fn carry(
     }
     if edge.log.is_on() {
         edge.log.write(&PassedLine {
-            host: hello.server_name.as_deref().unwrap_or(""),
+            host: &hostname,
             region: &region,
             router: Some(&*carried.router).filter(|name| !name.is_empty()),
             error: outcome.err().map(|error| error.to_string()),
@@ -192,13 +197,14 @@ struct Carried {
 }
 
 impl Carried {
-    async fn run(&self, client: &mut TcpStream, mut home: TcpStream, first: &[u8], edge: &Edge) {
+    async fn run(&self, client: &mut TcpStream, mut home: TcpStream, first: Vec<u8>, edge: &Edge) {
         // A client that is gone is found out by its silence at the latest.
         let _ = keep_alive(client);
-        if timeout(WRITE_STALL_TIMEOUT, home.write_all(first)).await.is_err() {
+        if timeout(WRITE_STALL_TIMEOUT, home.write_all(&first)).await.is_err() {
             return;
         }
         self.up.fetch_add(first.len() as u64, Ordering::Relaxed);
+        drop(first);
         let (client_reader, client_writer) = client.split();
         let (home_reader, home_writer) = home.split();
         let both = async {

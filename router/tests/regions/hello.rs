@@ -121,3 +121,17 @@ async fn a_client_hello_may_come_in_any_pieces_and_what_is_none_is_closed() {
     stack.jakarta.shows("/metrics", "router_handshake_errors_total{cause=\"timeout\"} 2").await;
     assert_eq!(stack.ask(&stack.jakarta, &site.hostname, "/who").await.body, "alpha-j");
 }
+
+/// What other people's programs say of the router's TLS. By hand: they have to be installed, and
+/// take minutes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs testssl.sh and sslyze"]
+async fn scan() {
+    let stack = Stack::start().await;
+    let site = stack.site("alpha").await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/edge/tls_scan.sh");
+    let mut scan = std::process::Command::new(script);
+    scan.args([&site.hostname, &stack.jakarta.https.to_string()]).arg(stack.authority_file());
+    let scanning = tokio::task::spawn_blocking(move || scan.status());
+    assert!(scanning.await.expect("ends").expect("runs").success());
+}

@@ -25,7 +25,7 @@ async fn a_connection_goes_to_the_region_where_its_site_is_at_home() {
     let answer = stream.exchange(get(&host, "/head").as_bytes()).await;
     assert_eq!(answer.status, 200, "{}", answer.raw);
     assert!(answer.body.contains("x-forwarded-for: 127.0.0.9"), "{}", answer.body);
-    assert_eq!(answer.header("strict-transport-security"), Some("max-age=4711"));
+    assert_eq!(answer.header("strict-transport-security"), Some("max-age=31536001"));
 
     // One line for the connection, with its bytes and no request: nothing was decrypted there.
     let passed = ["\"message\":\"passed on\"", "r-id-jakarta", "127.0.0.9", &*host];

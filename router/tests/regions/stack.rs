@@ -12,10 +12,14 @@ use control_types::{
     SiteId,
     seal::{KeyRing, certificate_key},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls_pki_types::CertificateDer;
 use sqlx::AssertSqlSafe;
+use time::OffsetDateTime;
 use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
 
@@ -76,6 +80,8 @@ impl Stack {
         let directory = tempfile::tempdir().expect("a directory");
         let mut params = CertificateParams::new(Vec::new()).expect("has no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Authority of the tests");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("makes a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("signs itself");
         std::fs::write(directory.path().join("authority.pem"), issuer.pem()).expect("writes");
@@ -118,6 +124,10 @@ impl Stack {
         if region == JAKARTA { &self.jakarta } else { &self.singapore }
     }
 
+    pub fn authority_file(&self) -> PathBuf {
+        self.directory.path().join("authority.pem")
+    }
+
     pub fn authority(&self) -> &CertificateDer<'static> {
         self.issuer.der()
     }
@@ -130,7 +140,13 @@ impl Stack {
 
     async fn add_certificate(&self, site: Option<SiteId>, hostname: &str, region: &str) {
         let key = KeyPair::generate().expect("makes a key");
-        let params = CertificateParams::new([hostname.to_owned()]).expect("has a name");
+        let mut params = CertificateParams::new([hostname.to_owned()]).expect("has a name");
+        params.distinguished_name.push(DnType::CommonName, hostname);
+        params.not_before = OffsetDateTime::now_utc() - time::Duration::DAY;
+        params.not_after = OffsetDateTime::now_utc() + 80 * time::Duration::DAY;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
         let id = Uuid::now_v7();
         let ring = &self.router(region).ring;
@@ -144,7 +160,7 @@ impl Stack {
         .bind(site.map(|site| site.0))
         .bind(hostname)
         .bind(region)
-        .bind(certificate.pem() + &self.issuer.pem())
+        .bind(certificate.pem())
         .bind(sealed.expect("is sealed"))
         .execute(&mut self.database.sql().await)
         .await
@@ -168,7 +184,7 @@ impl Stack {
             "begin;
              insert into site (id, slug, name, plan, state, allowed_regions, hsts_max_age_secs)
              values ('{id}', '{slug}', 'Site {slug}', 'starter', 'active',
-                 '{{id-jakarta,sg-singapore}}', 4711);
+                 '{{id-jakarta,sg-singapore}}', 31536001);
              insert into domain (id, site_id, hostname, kind, state, is_primary)
              values (gen_random_uuid(), '{id}', '{hostname}', 'platform', 'active', true);
              {};
