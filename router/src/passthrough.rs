@@ -200,22 +200,25 @@ impl Carried {
     async fn run(&self, client: &mut TcpStream, mut home: TcpStream, first: Vec<u8>, edge: &Edge) {
         // A client that is gone is found out by its silence at the latest.
         let _ = keep_alive(client);
-        if timeout(WRITE_STALL_TIMEOUT, home.write_all(&first)).await.is_err() {
+        if !matches!(timeout(WRITE_STALL_TIMEOUT, home.write_all(&first)).await, Ok(Ok(()))) {
             return;
         }
         self.up.fetch_add(first.len() as u64, Ordering::Relaxed);
         drop(first);
+        tokio::select! {
+            () = self.exchange(client, &mut home) => {}
+            () = self.quiet(edge) => {}
+        }
+    }
+
+    /// Both directions: an end in one leaves the other as it is, a failure ends both.
+    async fn exchange(&self, client: &mut TcpStream, home: &mut TcpStream) {
         let (client_reader, client_writer) = client.split();
         let (home_reader, home_writer) = home.split();
-        let both = async {
-            // An end in one direction leaves the other one as it is; a failure ends both.
-            let up = self.pump(client_reader, home_writer, &self.up);
-            let down = self.pump(home_reader, client_writer, &self.down);
-            let _ = futures_util::try_join!(up, down);
-        };
-        tokio::select! {
-            () = both => {}
-            () = self.quiet(edge) => {}
+        let up = self.pump(client_reader, home_writer, &self.up);
+        let down = self.pump(home_reader, client_writer, &self.down);
+        if let Err(error) = futures_util::try_join!(up, down) {
+            tracing::debug!(%error, "a connection that is passed on broke off");
         }
     }
 
@@ -292,6 +295,32 @@ mod tests {
         assert!(matches!(none, Err(Unreachable::None(_))));
         let failed = neighbours.connect("r", &routers[..1]).await;
         assert!(matches!(failed, Err(Unreachable::Failed(..))));
+    }
+
+    #[tokio::test]
+    async fn an_end_in_one_direction_leaves_the_other_as_it_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        let address = listener.local_addr().expect("has an address");
+        let pair = async || {
+            let one = TcpStream::connect(address).await.expect("connects");
+            (one, listener.accept().await.expect("accepts").0)
+        };
+        let ((mut client, mut left), (mut right, mut home)) = (pair().await, pair().await);
+        let carried = Carried::default();
+        let ends = async {
+            client.write_all(b"all I have to say").await.expect("writes");
+            client.shutdown().await.expect("ends");
+            let mut heard = String::new();
+            home.read_to_string(&mut heard).await.expect("reads");
+            assert_eq!(heard, "all I have to say");
+            home.write_all(b"an answer").await.expect("writes");
+            drop(home);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("reads");
+            assert_eq!(answer, "an answer");
+        };
+        futures_util::future::join(carried.exchange(&mut left, &mut right), ends).await;
+        assert_eq!((carried.up.into_inner(), carried.down.into_inner()), (17, 9));
     }
 
     #[test]

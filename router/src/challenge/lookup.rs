@@ -4,6 +4,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use metrics::Counter;
 use moka::future::Cache;
 use sqlx::{
     PgPool,
@@ -29,6 +30,7 @@ const ANSWERS: u64 = 10_000;
 pub struct ChallengeLookup {
     database: PgPool,
     answers: Cache<Box<str>, Option<Arc<Challenge>>>,
+    errors: Counter,
 }
 
 impl ChallengeLookup {
@@ -40,7 +42,8 @@ impl ChallengeLookup {
             .idle_timeout(IDLE_TIMEOUT)
             .connect_lazy_with(options.application_name("ta3lem-router-challenges"));
         let answers = Cache::builder().max_capacity(ANSWERS).time_to_live(REMEMBERED).build();
-        Self { database, answers }
+        let errors = metrics::counter!("router_challenge_lookup_errors_total");
+        Self { database, answers, errors }
     }
 
     /// The open challenge with this token; none also when the control database does not answer.
@@ -51,10 +54,11 @@ impl ChallengeLookup {
         };
         match self.answers.try_get_with(token.into(), asking).await {
             Ok(answer) => answer,
-            // Not remembered: the next question may be luckier.
+            // Not remembered: the next question may be luckier. Anybody can ask, so this is no line
+            // in the log; the reader of routes has said that the database does not answer.
             Err(error) => {
-                let error = &*error as &dyn std::error::Error;
-                tracing::warn!(error, "cannot ask the control database for a challenge");
+                self.errors.increment(1);
+                tracing::debug!(%error, "cannot ask the control database for a challenge");
                 None
             }
         }
