@@ -26,6 +26,7 @@ pub mod upstream;
 pub mod limits;
 pub mod rejection;
 pub mod record;
+pub mod request_id;
 pub mod access_log;
 pub mod admin;
 pub mod telemetry;

@@ -9,13 +9,13 @@ use tokio::{
     sync::Notify,
     time::{Duration, Instant},
 };
-use uuid::Uuid;
 
 use crate::{
     Edge,
     access_log::{Line, millis, without_secrets},
     forward::upload::Upload,
     rejection::Reason,
+    request_id,
     route_table::{InFlight, Site},
 };
 
@@ -115,11 +115,8 @@ impl Record {
         version: Version,
     ) -> Self {
         edge.metrics.in_flight.increment(1.0);
-        let mut text = Uuid::encode_buffer();
-        let id = HeaderValue::from_str(Uuid::now_v7().simple().encode_lower(&mut text))
-            .unwrap_or(HeaderValue::from_static(""));
         Self {
-            id,
+            id: request_id::next(),
             method: method.clone(),
             host: None,
             site: None,

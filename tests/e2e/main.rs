@@ -15,6 +15,8 @@ mod enums;
 mod instances;
 mod isolation;
 mod killed;
+mod other_region;
+mod places_down;
 mod refusals;
 mod secrets;
 mod site_life;
@@ -51,6 +53,7 @@ const SHARED: &[(&str, Shared)] = shared![
     refusals::the_api_describes_itself,
     isolation::a_site_reaches_only_its_own,
     instances::a_sleeping_site_wakes_once,
+    other_region::opens_at_every_address,
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,
@@ -59,6 +62,7 @@ const SHARED: &[(&str, Shared)] = shared![
 
 const OWN: &[(&str, Own)] = own![
     killed::the_provisioner_is_killed_during_creates,
+    places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];
 
