@@ -1,18 +1,24 @@
-//! One JSON line for each request, on the process's standard error like all other lines. A thread of
-//! its own writes them; when it cannot follow, lines are dropped and counted, and no request waits.
+//! One JSON line for each request, and for each connection that goes to another region, on the
+//! process's standard error like all other lines. A thread of its own writes them; when it cannot
+//! follow, lines are dropped and counted, and no request waits.
 //! The line holds the client's address and no other personal data: no query, no header, and no part
 //! of a path that looks like a secret.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use metrics::Counter;
 use serde::Serialize;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 mod writer;
 
 use writer::Writer;
 
-const FINISH_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
+const FINISH_TIMEOUT: Duration = Duration::from_millis(500);
 /// A part of a path at least this long may be a secret.
 const SECRET_MIN_LENGTH: usize = 24;
 
@@ -47,6 +53,51 @@ pub struct Line<'a> {
     pub client: IpAddr,
 }
 
+/// A connection that went to another region, as written.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the documentation of the log's fields")]
+pub struct PassedLine<'a> {
+    pub timestamp: String,
+    pub level: &'static str,
+    pub target: &'static str,
+    pub message: &'static str,
+    pub host: &'a str,
+    pub region: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub duration_ms: f64,
+    pub client: IpAddr,
+}
+
+impl PassedLine<'_> {
+    /// A line of this moment, to be filled in.
+    pub fn now() -> Self {
+        Self {
+            timestamp: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            level: "INFO",
+            target: "access",
+            message: "passed on",
+            host: "",
+            region: "",
+            router: None,
+            error: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+            duration_ms: 0.0,
+            client: Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+/// Milliseconds as written.
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
@@ -77,7 +128,7 @@ impl AccessLog {
     }
 
     /// Writes a line some time soon.
-    pub fn write(&self, line: &Line<'_>) {
+    pub fn write(&self, line: &impl Serialize) {
         let Some(writer) = &self.writer else { return };
         let appended = writer.append(|buffer| {
             // Writing into memory cannot fail, and all fields of a line can be written.

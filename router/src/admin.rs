@@ -1,5 +1,5 @@
 //! The private listener: whether the router lives and is ready, its metrics, and what it knows of one
-//! hostname. It changes nothing.
+//! hostname or challenge. It changes nothing.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -17,7 +17,7 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use crate::{Edge, limits::HEADER_TIMEOUT};
+use crate::{Edge, challenge::Challenge, limits::HEADER_TIMEOUT};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -72,11 +72,36 @@ fn answer(
             measure(edge);
             respond(StatusCode::OK, PROMETHEUS, metrics.render())
         }
-        path => match path.strip_prefix("/routes/") {
-            Some(hostname) => route(edge, hostname),
-            None => text(StatusCode::NOT_FOUND, "there is no such page\n"),
-        },
+        path => detail(edge, path)
+            .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is no such page\n")),
     }
+}
+
+/// What is known of one thing.
+fn detail(edge: &Edge, path: &str) -> Option<Response<Full<Bytes>>> {
+    if let Some(hostname) = path.strip_prefix("/routes/") {
+        return Some(route(edge, hostname));
+    }
+    let challenge = path.strip_prefix("/challenges/")?;
+    let table = edge.routes.load();
+    Some(match challenge.strip_prefix("tls-alpn-01/") {
+        Some(hostname) => shown(table.challenges.tls_alpn(hostname)),
+        None => shown(table.challenges.http(challenge)),
+    })
+}
+
+/// Whether this router would answer a challenge now, without asking anybody.
+fn shown(challenge: Option<&Arc<Challenge>>) -> Response<Full<Bytes>> {
+    let Some(challenge) = challenge else {
+        return respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"no such challenge is known\"}");
+    };
+    let body = serde_json::json!({
+        "id": challenge.id,
+        "site_id": challenge.site_id,
+        "hostname": &*challenge.hostname,
+        "expires_at": challenge.expires_at.unix_timestamp(),
+    });
+    respond(StatusCode::OK, JSON, body.to_string())
 }
 
 /// Why the router should get no requests; none when it should.
@@ -117,6 +142,7 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
         "hostname": &*route.hostname,
         "site_id": site.id,
         "site_state": site.state,
+        "region": site.region,
         "generation": site.generation,
         "version": site.version,
         "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),

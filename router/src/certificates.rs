@@ -116,15 +116,19 @@ impl SealedCertificate {
     /// # Errors
     /// When it does not open, or is the key of another certificate.
     pub fn open(&self, ring: &KeyRing) -> Result<CertifiedKey, CertificateError> {
+        let certified = self.open_unchecked(ring)?;
+        certified.keys_match()?;
+        Ok(certified)
+    }
+
+    fn open_unchecked(&self, ring: &KeyRing) -> Result<CertifiedKey, CertificateError> {
         let key = ring.open(&certificate_key(self.id), &self.sealed_key)?;
         let key = if key.starts_with(b"-----") {
             PrivateKeyDer::from_pem_slice(&key).map_err(|_| CertificateError::Key)?
         } else {
             PrivateKeyDer::try_from(key).map_err(|_| CertificateError::Key)?
         };
-        let certified = CertifiedKey::new(self.chain.clone(), any_supported_type(&key)?);
-        certified.keys_match()?;
-        Ok(certified)
+        Ok(CertifiedKey::new(self.chain.clone(), any_supported_type(&key)?))
     }
 }
 
@@ -171,6 +175,19 @@ impl OpenCertificates {
                 None
             }
         })
+    }
+
+    /// The certificate of a challenge. Not kept, and not held against its key: a reader of
+    /// certificates must refuse the critical extension that makes it a challenge's.
+    pub fn open_challenge(&self, sealed: &SealedCertificate) -> Option<Arc<CertifiedKey>> {
+        match sealed.open_unchecked(&self.ring) {
+            Ok(certified) => Some(Arc::new(certified)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(host = %sealed.hostname, error, "a challenge cannot be used");
+                None
+            }
+        }
     }
 
     /// How many are open.

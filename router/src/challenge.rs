@@ -1,5 +1,6 @@
 //! What certificate authorities ask for when they check that a hostname leads here: the answers to
-//! the challenges that are open at the moment, of all regions. Any router gives them.
+//! the challenges that are open at the moment, of all regions. Any router gives them: `answer` those
+//! to an HTTP request, `tls` those in a handshake.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,6 +10,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::certificates::{CertificateError, SealedCertificate};
+
+pub mod answer;
+pub mod lookup;
 
 /// A row of `routing.challenge`.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub struct ChallengeRow {
 /// An open challenge.
 #[derive(Debug)]
 pub struct Challenge {
+    /// The row.
+    pub id: Uuid,
     /// Whose hostname it is; none for the platform's own.
     pub site_id: Option<SiteId>,
     /// The hostname in canonical form that is to be shown.
@@ -92,8 +98,25 @@ impl TryFrom<ChallengeRow> for Challenge {
                 )?),
             },
         };
-        let hostname = row.hostname.into();
-        Ok(Self { site_id: row.site_id, hostname, proof, expires_at: row.expires_at })
+        Ok(Self {
+            id: row.id,
+            site_id: row.site_id,
+            hostname: row.hostname.into(),
+            proof,
+            expires_at: row.expires_at,
+        })
+    }
+}
+
+impl Challenge {
+    /// The body for a request to `hostname`, if this is its challenge.
+    pub fn http_body(&self, hostname: &str) -> Option<Bytes> {
+        match &self.proof {
+            Proof::Http { key_authorization, .. } if *self.hostname == *hostname => {
+                Some(key_authorization.clone())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -105,23 +128,14 @@ pub struct Challenges {
 }
 
 impl Challenges {
-    /// The body for a path's token, if the challenge is one of `hostname`.
-    pub fn http(&self, hostname: &str, token: &str) -> Option<Bytes> {
-        let challenge = self.http.get(token)?;
-        match &challenge.proof {
-            Proof::Http { key_authorization, .. } if *challenge.hostname == *hostname => {
-                Some(key_authorization.clone())
-            }
-            _ => None,
-        }
+    /// The challenge with a path's token.
+    pub fn http(&self, token: &str) -> Option<&Arc<Challenge>> {
+        self.http.get(token)
     }
 
-    /// The region and the certificate for a handshake that shows `hostname`.
-    pub fn tls_alpn(&self, hostname: &str) -> Option<(&str, &Arc<SealedCertificate>)> {
-        match &self.tls_alpn.get(hostname)?.proof {
-            Proof::TlsAlpn { region, certificate } => Some((region, certificate)),
-            Proof::Http { .. } => None,
-        }
+    /// The challenge that a handshake for `hostname` answers.
+    pub fn tls_alpn(&self, hostname: &str) -> Option<&Arc<Challenge>> {
+        self.tls_alpn.get(hostname)
     }
 
     /// These without those that `replaced` says the owner of, and with `read`.

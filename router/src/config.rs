@@ -12,6 +12,10 @@ use control_types::Hostname;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+pub mod network;
+
+use network::Network;
+
 /// The settings of one router.
 #[derive(Clone)]
 pub struct Config {
@@ -27,6 +31,14 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// The private listener: health, metrics, routes.
     pub admin_listen: SocketAddr,
+    /// The private listener where other regions' routers pass connections on; none without it.
+    pub passthrough_listen: Option<SocketAddr>,
+    /// Which networks these routers are in. Whoever is there can claim to be any client.
+    pub passthrough_from: Vec<Network>,
+    /// Load balancers in front: their connections must begin with a PROXY header, no others may.
+    pub proxy_protocol_from: Vec<Network>,
+    /// Authorities for connections to other regions' routers, in PEM; those of the system without it.
+    pub trusted_roots: Option<PathBuf>,
     /// A URL with a role that can select from schema `routing` and nothing else. Secret.
     pub control_database_url: String,
     /// The region's ring of keys, which opens the certificates' private keys.
@@ -77,6 +89,14 @@ impl Config {
         let https_listen = fields.required("https_listen", "address:port");
         let http_listen = fields.required("http_listen", "address:port");
         let admin_listen = fields.required("admin_listen", "address:port");
+        let passthrough_listen = fields.optional("passthrough_listen", "address:port");
+        let passthrough_from = fields.networks("passthrough_from");
+        let proxy_protocol_from = fields.networks("proxy_protocol_from");
+        let trusted_roots = fields.optional("trusted_roots", "the path of a PEM file");
+        if passthrough_listen.is_some() && passthrough_from.is_empty() {
+            let missing = "passthrough_from: missing; passthrough_listen needs it";
+            fields.mistakes.push(missing.to_owned());
+        }
         let url: Option<String> = fields.required("control_database_url", "a postgres URL");
         let region_keys = fields.required("region_keys", "the path of a key file");
         let snapshot_file = fields.required("snapshot_file", "a path");
@@ -107,6 +127,10 @@ impl Config {
                 https_listen: https_listen?,
                 http_listen: http_listen?,
                 admin_listen: admin_listen?,
+                passthrough_listen,
+                passthrough_from,
+                proxy_protocol_from,
+                trusted_roots,
                 control_database_url: url?,
                 region_keys: region_keys?,
                 snapshot_file: snapshot_file?,
@@ -152,6 +176,10 @@ impl Fields {
         parsed
     }
 
+    fn networks(&mut self, name: &str) -> Vec<Network> {
+        self.optional(name, "a list of networks, as in [\"10.0.0.0/8\"]").unwrap_or_default()
+    }
+
     fn finish(mut self) -> Vec<String> {
         for name in self.fields.keys() {
             self.mistakes.push(format!("{name}: there is no such field"));
@@ -173,13 +201,15 @@ mod tests {
     const GOOD: &str = r#"{"name":"r1","region":"id-jakarta","platform_domain":"localhost",
         "https_listen":"127.0.0.1:8443","http_listen":"127.0.0.1:8080",
         "admin_listen":"127.0.0.1:0","control_database_url":"postgres://u:p@h/d",
-        "region_keys":"/k","snapshot_file":"/s","ready_file":"/r","log":"info","drain_secs":5}"#;
+        "region_keys":"/k","snapshot_file":"/s","ready_file":"/r","log":"info","drain_secs":5,
+        "passthrough_listen":"127.0.0.1:0","passthrough_from":["127.0.0.0/8","::1"]}"#;
 
     #[test]
     fn a_good_file_is_taken_as_it_is() {
         let config = Config::parse(GOOD).expect("parses");
         assert_eq!(config.drain, Duration::from_secs(5));
         assert_eq!(config.platform_domain.as_str(), "localhost");
+        assert_eq!((config.passthrough_from.len(), config.proxy_protocol_from.len()), (2, 0));
     }
 
     #[test]
@@ -188,9 +218,12 @@ mod tests {
             .replace("\"name\":\"r1\",", "")
             .replace("127.0.0.1:8443", "nowhere")
             .replace("postgres://u:p@h/d", "mysql//hush")
+            .replace("127.0.0.0/8", "127.0.0.0/64")
             .replace("\"log\"", "\"colour\":1,\"log\"");
         let mistakes = Config::parse(&bad).expect_err("is refused").join("\n");
-        for name in ["name", "https_listen", "control_database_url", "colour"] {
+        for name in
+            ["name", "https_listen", "control_database_url", "colour", "passthrough_from: must be"]
+        {
             assert!(mistakes.contains(name), "{name} in {mistakes}");
         }
         assert!(!mistakes.contains("hush"));

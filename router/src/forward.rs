@@ -17,6 +17,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 pub mod answer;
 pub mod headers;
+mod relay;
 mod tunnel;
 pub mod upload;
 
@@ -161,6 +162,9 @@ impl Forwarding<'_> {
     async fn connection(&self, site: &mut Arc<Site>, new: bool) -> Result<Connection, Reason> {
         let mut pause = FIRST_PAUSE;
         loop {
+            if self.is_elsewhere(site) {
+                return self.relay(site).await;
+            }
             let Some(pool) = site.upstream.clone() else {
                 let patience = self.patience(START_PATIENCE)?;
                 let arrived = |route: &Route| route.site.upstream.is_some();
@@ -269,7 +273,11 @@ impl Forwarding<'_> {
             generation: &site.generation_header,
             websocket: self.websocket,
         };
-        headers::stamp(request.headers_mut(), &stamp);
+        if self.is_elsewhere(site) {
+            headers::stamp_relayed(request.headers_mut(), &stamp);
+        } else {
+            headers::stamp(request.headers_mut(), &stamp);
+        }
         Ok(request)
     }
 
@@ -313,12 +321,11 @@ impl Forwarding<'_> {
             connection.release();
             tunnel::begin(self.edge, client, instance, record.in_flight.take());
             let (mut head, _) = response.into_parts();
-            headers::clean_answer(&mut head.headers, &record.id, false, true);
+            headers::clean_answer(&mut head.headers, &record.id, None, true);
             return Ok((Response::from_parts(head, ()), None));
         }
         let (mut head, incoming) = response.into_parts();
-        let hsts = !self.hostname.ends_with(".localhost");
-        headers::clean_answer(&mut head.headers, &record.id, hsts, false);
+        headers::clean_answer(&mut head.headers, &record.id, record.hsts(), false);
         head.extensions.clear();
         let stream = Stream::new(incoming, connection, self.upload.clone(), self.edge);
         Ok((Response::from_parts(head, ()), Some(stream)))

@@ -10,6 +10,9 @@ pub mod sockets;
 pub mod workers;
 pub mod watchdog;
 pub mod listener;
+pub mod arrival;
+pub mod proxy_protocol;
+pub mod passthrough;
 pub mod tls;
 pub mod certificates;
 pub mod challenge;
@@ -42,6 +45,7 @@ use control_types::seal::KeyRing;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustls::ServerConfig;
 use serde::Serialize;
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     net::UnixListener,
     sync::Semaphore,
@@ -51,14 +55,17 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use access_log::AccessLog;
+use arrival::Trusted;
 use certificates::OpenCertificates;
+use challenge::lookup::ChallengeLookup;
 use config::Config;
 use listener::{Door, Speaks};
+use passthrough::Neighbours;
 use route_source::{Freshness, RouteSource};
 use route_table::RouteTable;
 use sockets::{Listener, Predecessor};
 use telemetry::Metrics;
-use upstream::Upstreams;
+use upstream::{Upstreams, relay::Relays};
 use workers::Workers;
 
 /// How often readiness is looked at while another router still serves.
@@ -75,10 +82,18 @@ pub struct Edge {
     pub routes: Arc<RouteTable>,
     /// How well [`Edge::routes`] is known.
     pub freshness: Freshness,
+    /// Challenges that the table does not have yet.
+    pub challenges: ChallengeLookup,
     /// Private keys in use.
     pub certificates: Arc<OpenCertificates>,
     /// Connections to instances.
     pub upstreams: Upstreams,
+    /// Which of another region's routers takes a connection over.
+    pub neighbours: Neighbours,
+    /// Requests of older connections on their way to another region.
+    pub relays: Relays,
+    /// Which peers speak for others.
+    pub trusted: Trusted,
     /// What is counted.
     pub metrics: Metrics,
     /// One line for each request.
@@ -113,6 +128,7 @@ pub struct Router {
     https: TcpListener,
     http: TcpListener,
     admin: TcpListener,
+    passthrough: Option<TcpListener>,
     predecessor: Option<Predecessor>,
 }
 
@@ -123,6 +139,8 @@ struct Ready {
     https: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passthrough: Option<SocketAddr>,
 }
 
 impl Router {
@@ -140,6 +158,7 @@ impl Router {
             ring.region(),
             config.region,
         );
+        let options = database(&config)?;
         let mut predecessor = None;
         if let Some(path) = &config.handover_socket {
             predecessor = Predecessor::ask(path)
@@ -149,12 +168,22 @@ impl Router {
         let https = bind("https_listen", config.https_listen)?;
         let http = bind("http_listen", config.http_listen)?;
         let admin = bind("admin_listen", config.admin_listen)?;
+        let passthrough = config.passthrough_listen;
+        let passthrough =
+            passthrough.map(|address| bind("passthrough_listen", address)).transpose()?;
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
             freshness: Freshness::default(),
+            challenges: ChallengeLookup::new(options),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
             upstreams: Upstreams::new(TaskTracker::new()),
+            neighbours: Neighbours::default(),
+            relays: Relays::new(config.trusted_roots.as_deref())?,
+            trusted: Trusted {
+                balancers: config.proxy_protocol_from.clone(),
+                routers: config.passthrough_from.clone(),
+            },
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
             https_port: https.local_addr()?.port(),
@@ -167,10 +196,11 @@ impl Router {
             Arc::clone(&edge.routes),
             Arc::clone(&edge.certificates),
             config.platform_domain.clone(),
+            &ring,
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
-        Ok(Self { edge, config, ring, metrics, tls, https, http, admin, predecessor })
+        Ok(Self { edge, config, ring, metrics, tls, https, http, admin, passthrough, predecessor })
     }
 
     /// Serves until `stop` comes, then finishes what is in flight within the drain time.
@@ -183,25 +213,21 @@ impl Router {
             https: self.https.local_addr()?,
             http: self.http.local_addr()?,
             admin: self.admin.local_addr()?,
+            passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let Self { edge, config, ring, metrics, tls, https, http, admin, predecessor } = self;
+        let Self { edge, config, ring, metrics, tls, https, http, admin, passthrough, predecessor } =
+            self;
         let mut stop = pin!(stop);
-        let options = config
-            .control_database_url
-            .parse()
-            .context("control_database_url is not a postgres URL")?;
+        let options = database(&config)?;
         let source = RouteSource::new(Arc::clone(&edge), config.region.clone(), ring, options);
 
         let mut background = background(&edge, &config, source, metrics, admin.try_clone()?)?;
-        let most = Arc::new(Semaphore::new(limits::connections()));
-        let doors = [
-            Door {
-                socket: https.try_clone()?,
-                speaks: Speaks::Https(tls),
-                most: Arc::clone(&most),
-            },
-            Door { socket: http.try_clone()?, speaks: Speaks::Http, most },
+        let speaks = [
+            (Some(&https), Speaks::Https(Arc::clone(&tls))),
+            (Some(&http), Speaks::Http),
+            (passthrough.as_ref(), Speaks::Passed(tls)),
         ];
+        let doors = doors(speaks)?;
         if predecessor.is_some() {
             // It serves meanwhile: whoever comes here too early would find no certificate.
             tokio::select! {
@@ -212,8 +238,16 @@ impl Router {
         let mut workers = Workers::start(&edge, config.workers, &doors)?;
         drop(doors);
         watchdog::watch(&workers.hearts)?;
-        let listeners = [("https_listen", https), ("http_listen", http), ("admin_listen", admin)]
-            .map(|(field, socket)| Listener { field: field.to_owned(), socket });
+        let listeners = [
+            ("https_listen", Some(https)),
+            ("http_listen", Some(http)),
+            ("admin_listen", Some(admin)),
+            ("passthrough_listen", passthrough),
+        ];
+        let listeners = listeners.into_iter().filter_map(|(field, socket)| {
+            Some(Listener { field: field.to_owned(), socket: socket? })
+        });
+        let listeners = listeners.collect();
 
         if let Some(predecessor) = predecessor {
             match predecessor.replace() {
@@ -242,6 +276,20 @@ impl Router {
         workers.cut();
         outcome
     }
+}
+
+fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
+    config.control_database_url.parse().context("control_database_url is not a postgres URL")
+}
+
+/// The doors that there are, with one limit for all of them.
+fn doors(speaks: [(Option<&TcpListener>, Speaks); 3]) -> std::io::Result<Vec<Door<TcpListener>>> {
+    let most = Arc::new(Semaphore::new(limits::connections()));
+    let doors = speaks.into_iter().filter_map(|(socket, speaks)| {
+        let most = Arc::clone(&most);
+        Some(socket?.try_clone().map(|socket| Door { socket, speaks, most }))
+    });
+    doors.collect()
 }
 
 /// What goes on until the process ends, beside the connections. A panic in one of them ends the
@@ -288,7 +336,7 @@ fn bind(
 }
 
 /// Returns when another router has taken this one's place; never without a handover socket.
-async fn replaced(successor: Option<UnixListener>, listeners: [Listener; 3]) {
+async fn replaced(successor: Option<UnixListener>, listeners: Vec<Listener>) {
     let Some(waiting) = successor else { return std::future::pending().await };
     let listeners = Arc::new(listeners);
     loop {
@@ -300,7 +348,7 @@ async fn replaced(successor: Option<UnixListener>, listeners: [Listener; 3]) {
         let listeners = Arc::clone(&listeners);
         let handing = tokio::task::spawn_blocking(move || {
             let stream: UnixStream = stream.into_std()?;
-            sockets::hand_over(stream, &*listeners)
+            sockets::hand_over(stream, &listeners)
         });
         match handing.await {
             Ok(Ok(())) => return,

@@ -6,6 +6,10 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// A client must have said its ClientHello, and finished the handshake, within this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest ClientHello, in bytes as they come, records included.
+pub const MAX_HELLO_BYTES: usize = 32 * 1024;
+/// A load balancer must have said whom it speaks for within this.
+pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client must have sent the head of a request within this; also the longest idle HTTP/1.1
 /// connection.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,6 +29,18 @@ pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause in both directions of a WebSocket.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// The longest pause in both directions of a connection that goes to another region. Longer than any
+/// pause that the router there allows, so that it is the one that decides.
+pub const PASSTHROUGH_IDLE_TIMEOUT: Duration = Duration::from_secs(3_660);
+/// The same while the router stops.
+pub const PASSTHROUGH_FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A router of another region must accept a connection within this; then the next one is tried.
+pub const EDGE_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A router of another region must have finished the handshake of a relayed request within this.
+pub const RELAY_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most requests of one site that are relayed to another region at once.
+pub const MAX_RELAYED_REQUESTS: usize = 64;
 
 /// An instance must accept a connection within this.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,12 +6,11 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
@@ -23,24 +22,30 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Duration, Instant, Sleep, sleep, sleep_until},
+    time::{Duration, sleep},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::{
     Edge,
+    arrival::{self, Arrived, Entrance, NotTaken},
     forward::answer::AnswerBody,
     limits::{
         HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
-        MAX_STREAMS, WRITE_STALL_TIMEOUT,
+        MAX_STREAMS,
     },
+    passthrough::{self, Carrying},
     record::Client,
     request,
-    tls::{self, HandshakeError},
+    tls::HandshakeError,
 };
+
+mod stalling;
+
+use stalling::Stalling;
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -89,6 +94,8 @@ impl Door<std::net::TcpListener> {
 pub enum Speaks {
     /// HTTP over TLS: everything.
     Https(Arc<ServerConfig>),
+    /// The same, passed on by other regions' routers.
+    Passed(Arc<ServerConfig>),
     /// Plain HTTP: redirects only.
     Http,
 }
@@ -146,35 +153,40 @@ impl Drop for Counted {
     }
 }
 
-async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, speaks: Speaks) {
+async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, speaks: Speaks) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let stream = Stalling { stream, stalled: None };
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    let address_header = HeaderValue::try_from(address.ip().to_string());
-    let Ok(address_header) = address_header else { return };
-    match speaks {
-        Speaks::Http => {
-            let client = Client { address, address_header, server_name: None, tls: false };
-            http1(&edge, stream, Arc::new(client), request::redirect).await;
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let entrance = match speaks {
+        Speaks::Passed(_) => Entrance::Private,
+        Speaks::Https(_) | Speaks::Http => Entrance::Public,
+    };
+    // Also while the router stops: whoever has got so far gets an answer.
+    let arriving = async {
+        let whose = arrival::whose(&edge, &mut stream, peer, entrance).await?;
+        Ok(match speaks {
+            Speaks::Http => (whose, Err(stream)),
+            Speaks::Https(configuration) | Speaks::Passed(configuration) => {
+                (whose, Ok(arrival::tls::<Stalling<_>>(&edge, stream, whose, configuration).await?))
+            }
+        })
+    };
+    match arriving.await {
+        Err(not_taken) => refused(&edge, peer, &not_taken),
+        Ok(((address, way), Err(stream))) => {
+            let client = Arc::new(Client::new(address, None, false, way));
+            http1(&edge, Stalling::from(stream), client, request::redirect).await;
         }
-        Speaks::Https(configuration) => {
-            let secured = match tls::secure(stream, configuration).await {
-                Ok(secured) => secured,
-                Err(HandshakeError::Timeout) => {
-                    edge.metrics.handshake_timeouts.increment(1);
-                    return;
-                }
-                Err(HandshakeError::Failed(error)) => {
-                    edge.metrics.handshake_errors.increment(1);
-                    tracing::debug!(client = %address.ip(), %error, "a handshake failed");
-                    return;
-                }
-            };
+        Ok((_, Ok(Arrived::Proved))) => {
+            tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
+        }
+        Ok(((address, _), Ok(Arrived::Elsewhere { stream, said, hostname, region }))) => {
+            let carrying = Carrying { address, hostname, region };
+            passthrough::carry(edge, stream, said, carrying).await;
+        }
+        Ok((_, Ok(Arrived::Here(secured, client)))) => {
             edge.metrics.handshakes.increment(1);
-            let server_name = secured.server_name;
-            let client = Arc::new(Client { address, address_header, server_name, tls: true });
             if secured.http2 {
                 http2(&edge, secured.stream, client).await;
             } else {
@@ -182,6 +194,18 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
             }
         }
     }
+}
+
+fn refused(edge: &Edge, peer: SocketAddr, not_taken: &NotTaken) {
+    match not_taken {
+        NotTaken::Handshake(HandshakeError::Timeout) => {
+            edge.metrics.handshake_timeouts.increment(1);
+        }
+        NotTaken::Handshake(_) => edge.metrics.handshake_errors.increment(1),
+        _ => edge.metrics.not_taken.increment(1),
+    }
+    let error = not_taken as &dyn std::error::Error;
+    tracing::debug!(client = %peer.ip(), error, "a connection was not taken");
 }
 
 async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
@@ -211,7 +235,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = edge.told_to_go() => {
+        () = either(edge.told_to_go(), client.sent_away()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -245,7 +269,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(edge.told_to_go(), activity.idle()) => {
+        () = either(either(edge.told_to_go(), client.sent_away()), activity.idle()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -310,72 +334,5 @@ impl Activity {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream that fails when the other end takes nothing for too long.
-struct Stalling<S> {
-    stream: S,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Stalling<S> {
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
-        }
-        let end = || Box::pin(sleep_until(Instant::now() + WRITE_STALL_TIMEOUT));
-        match self.stalled.get_or_insert_with(end).as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.watch(cx, outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        self.watch(cx, outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(cx, outcome)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

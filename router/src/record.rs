@@ -5,16 +5,30 @@ use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Edge,
-    access_log::{Line, without_secrets},
+    access_log::{Line, millis, without_secrets},
     forward::upload::Upload,
     rejection::Reason,
     request_id,
     route_table::{InFlight, Site},
 };
+
+/// How a connection came to this router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client, or a load balancer in front.
+    Straight,
+    /// Another region's router passed it on as it is.
+    PassedOn,
+    /// Another region's router decrypted a request and sends it here. It never goes further.
+    Relayed,
+}
 
 /// The connection that a request came over.
 #[derive(Debug)]
@@ -27,6 +41,34 @@ pub struct Client {
     pub server_name: Option<Box<str>>,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// How the connection came.
+    pub way: Way,
+    leaving: Notify,
+}
+
+impl Client {
+    /// A client at `address`.
+    pub fn new(address: SocketAddr, server_name: Option<Box<str>>, tls: bool, way: Way) -> Self {
+        let address_header = HeaderValue::try_from(address.ip().to_string());
+        Self {
+            address,
+            address_header: address_header.unwrap_or(HeaderValue::from_static("")),
+            server_name,
+            tls,
+            way,
+            leaving: Notify::new(),
+        }
+    }
+
+    /// Closes the connection after the requests that are on it: the next one is better made anew.
+    pub fn send_away(&self) {
+        self.leaving.notify_one();
+    }
+
+    /// Waits until [`Client::send_away`].
+    pub async fn sent_away(&self) {
+        self.leaving.notified().await;
+    }
 }
 
 /// One request. Counted and logged when dropped.
@@ -99,12 +141,17 @@ impl Record {
         self.id.to_str().unwrap_or("")
     }
 
+    /// How long the client's browser shall insist on TLS.
+    pub fn hsts(&self) -> Option<HeaderValue> {
+        let host = self.host.as_deref()?;
+        self.site.as_ref().filter(|_| self.client.tls)?.hsts(host)
+    }
+
     fn received_bytes(&self) -> u64 {
         self.upload.as_ref().map_or(0, |upload| upload.received_bytes())
     }
 
     fn log(&self, duration: Duration) {
-        let millis = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         self.edge.log.write(&Line {
             timestamp: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             level: "INFO",

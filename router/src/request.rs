@@ -6,17 +6,19 @@ use std::{convert::Infallible, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, LOCATION},
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, STRICT_TRANSPORT_SECURITY,
+    },
     request::Parts,
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::{
-    Edge,
+    Edge, challenge,
     forward::{self, answer::AnswerBody, headers::REQUEST_ID},
     host::{Asked, asked, check_head},
-    record::{Client, Record},
+    record::{Client, Record, Way},
     rejection::{self, Brand, Reason},
     route_table::{InFlight, Route},
 };
@@ -61,23 +63,27 @@ pub async fn redirect(
     let (head, body) = request.into_parts();
     let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
     let has_body = !body.is_end_stream();
-    let mut scratch = String::new();
-    let found = check_head(&head.method, &head.uri, &head.headers)
-        .and_then(|()| asked(head.version, &head.uri, &head.headers, &mut scratch))
-        .and_then(|asked| find(&edge, &asked, &mut record));
-    Ok(match found {
-        Ok(route) => {
-            let port = match edge.https_port {
-                443 => String::new(),
-                port => format!(":{port}"),
-            };
-            match moved(&head, &route.hostname, &port) {
-                Ok(response) => own(response, has_body, head.version, record),
-                Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
-            }
-        }
+    Ok(match plain(&edge, &head, &mut record).await {
+        Ok(response) => own(response, has_body, head.version, record),
         Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
     })
+}
+
+async fn plain(edge: &Edge, head: &Parts, record: &mut Record) -> Result<Response<Bytes>, Reason> {
+    check_head(&head.method, &head.uri, &head.headers)?;
+    let mut scratch = String::new();
+    let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
+    if let Some(token) = challenge::answer::token(&head.method, head.uri.path()) {
+        record.host = Some(asked.host.into());
+        let answer = challenge::answer::answer(edge, &asked, token).await;
+        return Ok(answer.unwrap_or_else(challenge::answer::none));
+    }
+    let route = find(edge, &asked, record)?;
+    let port = match edge.https_port {
+        443 => String::new(),
+        port => format!(":{port}"),
+    };
+    moved(head, &route.hostname, &port)
 }
 
 enum Outcome {
@@ -96,12 +102,21 @@ async fn forwarded_or_not(
     let mut scratch = String::new();
     let (route, authority, redirect) = {
         let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
-        let route = find(edge, &asked, record)?;
-        // What a site's people send is readable in the site's own region only.
-        if route.site.region != edge.region {
-            return Err(Reason::Misdirected);
+        if let Some(token) = challenge::answer::token(&head.method, head.uri.path())
+            && let Some(answer) = challenge::answer::answer(edge, &asked, token).await
+        {
+            record.host = Some(asked.host.into());
+            return Ok(Outcome::Own(answer));
         }
+        let route = find(edge, &asked, record)?;
         check_server_name(edge, client, &route)?;
+        if route.site.region != edge.region {
+            // The site went away since the connection was made: a new one ends there.
+            client.send_away();
+            if client.way == Way::Relayed {
+                return Err(Reason::Misdirected);
+            }
+        }
         forward::check_state(&route.site)?;
         let redirect = match &route.primary {
             Some(primary) => Some(moved(head, primary, asked.port)?),
@@ -209,6 +224,11 @@ fn own(
     let length = response.body().len();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, record.id.clone());
+    if record.reason != Some(Reason::Misdirected)
+        && let Some(hsts) = record.hsts()
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
     if length > 0 {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

@@ -23,6 +23,7 @@ use crate::{
 mod queries;
 
 use queries::Head;
+pub use queries::challenge_with_token;
 
 /// How often the feed is read when nobody nudges.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -132,6 +132,7 @@ pub struct Site {
     pub id_header: HeaderValue,
     /// [`Site::generation`] as the value of a header.
     pub generation_header: HeaderValue,
+    hsts_header: HeaderValue,
     hostnames: Vec<Arc<str>>,
 }
 
@@ -238,6 +239,13 @@ impl Route {
 }
 
 impl Site {
+    /// What browsers are told of TLS at one of the site's hostnames. Nothing on a developer's own
+    /// machine, where the same name may serve something without TLS tomorrow.
+    pub fn hsts(&self, hostname: &str) -> Option<HeaderValue> {
+        let is_local = hostname == "localhost" || hostname.ends_with(".localhost");
+        (!is_local).then(|| self.hsts_header.clone())
+    }
+
     /// A site from one of its rows. What outlives a version is taken over from `before`.
     fn from_row(row: &RouteRow, hostnames: Vec<Arc<str>>, before: Option<&Self>) -> Self {
         let address = row.upstream.as_deref().and_then(|text| match text.parse::<Upstream>() {
@@ -278,6 +286,8 @@ impl Site {
             in_flight: before.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
             id_header,
             generation_header: HeaderValue::from(row.generation.0),
+            hsts_header: HeaderValue::try_from(format!("max-age={}", row.hsts_max_age_secs.max(0)))
+                .unwrap_or(HeaderValue::from_static("max-age=0")),
             hostnames,
         }
     }

@@ -71,6 +71,12 @@ pub struct Metrics {
     pub handshakes: Counter,
     pub handshake_errors: Counter,
     pub handshake_timeouts: Counter,
+    pub challenges_http: Counter,
+    passed_on: [Counter; 2],
+    pub passing_on: Gauge,
+    pub relayed: Counter,
+    pub not_taken: Counter,
+    pub challenges_tls: Counter,
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
     pub routes: Gauge,
@@ -106,6 +112,13 @@ impl Metrics {
             handshakes: counter!("router_handshakes_total"),
             handshake_errors: failed("failed"),
             handshake_timeouts: failed("timeout"),
+            passed_on: ["failed", "carried"]
+                .map(|outcome| counter!("router_passed_on_total", "outcome" => outcome)),
+            passing_on: gauge!("router_passing_on"),
+            relayed: counter!("router_relayed_requests_total"),
+            not_taken: counter!("router_connections_refused_total"),
+            challenges_http: counter!("router_challenges_total", "kind" => "http_01"),
+            challenges_tls: counter!("router_challenges_total", "kind" => "tls_alpn_01"),
             received_bytes: counter!("router_received_bytes_total"),
             sent_bytes: counter!("router_sent_bytes_total"),
             routes: gauge!("router_routes"),
@@ -124,6 +137,11 @@ impl Metrics {
     pub fn answered(&self, status: Option<StatusCode>) {
         let class = status.map_or(0, |status| usize::from(status.as_u16() / 100));
         self.requests[if class < CLASSES.len() { class } else { 0 }].increment(1);
+    }
+
+    /// Counts a connection that went to another region, or should have gone.
+    pub fn passed_on(&self, carried: bool) {
+        self.passed_on[usize::from(carried)].increment(1);
     }
 
     /// Counts a rejection.

@@ -3,22 +3,30 @@
 
 use std::{fmt, io, sync::Arc};
 
-use control_types::{Hostname, hostname::canonical};
+use control_types::{Hostname, hostname::canonical, seal::KeyRing};
 use rustls::{
     ServerConfig,
-    server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert},
-    sign::CertifiedKey,
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    time::{Instant, timeout_at},
 };
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use crate::{certificates::OpenCertificates, limits::HANDSHAKE_TIMEOUT, route_table::RouteTable};
+use crate::{certificates::OpenCertificates, route_table::RouteTable};
+
+pub mod hello;
+pub mod tickets;
+
+use hello::Hello;
+use tickets::Tickets;
 
 /// What clients may speak over TLS, the preferred first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// What a certificate authority speaks that checks a challenge.
+const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 
 /// A handshake that did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +37,15 @@ pub enum HandshakeError {
     /// The client and the router found nothing in common, or the client left.
     #[error("the handshake failed")]
     Failed(#[source] io::Error),
+    /// TLS cannot be configured.
+    #[error("TLS cannot be configured")]
+    Configuration(#[from] rustls::Error),
 }
 
 /// A connection after its handshake.
 pub struct Secured<S> {
     /// The stream of plain bytes.
     pub stream: TlsStream<S>,
-    /// The hostname in canonical form that the client named, if it named one.
-    pub server_name: Option<Box<str>>,
     /// Whether HTTP/2 was agreed on.
     pub http2: bool,
 }
@@ -49,69 +58,137 @@ pub fn configuration(
     routes: Arc<RouteTable>,
     certificates: Arc<OpenCertificates>,
     platform_domain: Hostname,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let resolver = Resolver { routes, certificates, platform_domain };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut configuration = ServerConfig::builder_with_provider(provider)
+    ring: &KeyRing,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut configuration = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(Arc::new(Resolver::new(routes, certificates, platform_domain)));
     configuration.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-    configuration.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    configuration.ticketer = Arc::new(Tickets::new(ring)?);
     configuration.send_tls13_tickets = 1;
     configuration.session_storage = Arc::new(NoServerSessionStorage {});
     configuration.max_early_data_size = 0;
     Ok(Arc::new(configuration))
 }
 
-/// Makes a connection secure, within the limit of time.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Reads what the client says first.
 ///
 /// # Errors
-/// When the client does not do its part.
+/// When it says none of that, or not in time.
+pub async fn hello<S>(stream: &mut S, deadline: Instant) -> Result<Hello, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    in_time(deadline, hello::read(stream)).await
+}
+
+/// Makes a connection secure.
+///
+/// # Errors
+/// When the client does not do its part in time.
 pub async fn secure<S>(
     stream: S,
+    hello: Hello,
     configuration: Arc<ServerConfig>,
+    deadline: Instant,
 ) -> Result<Secured<S>, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let start = StartHandshake::from_parts(hello.accepted, stream);
+    let stream = in_time(deadline, start.into_stream(configuration)).await?;
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(PROTOCOLS[0]);
+    Ok(Secured { stream, http2 })
+}
+
+/// Shows a certificate authority the certificate of its challenge, and nothing else: the connection
+/// ends with the handshake.
+///
+/// # Errors
+/// When the authority does not do its part in time.
+pub async fn prove<S>(
+    stream: S,
+    hello: Hello,
+    certificate: Arc<CertifiedKey>,
+    deadline: Instant,
+) -> Result<(), HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut configuration = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
+    configuration.alpn_protocols = vec![CHALLENGE_PROTOCOL.to_vec()];
+    configuration.session_storage = Arc::new(NoServerSessionStorage {});
+    configuration.send_tls13_tickets = 0;
+    let start = StartHandshake::from_parts(hello.accepted, stream);
     let handshake = async {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let server_name = canonical_name(&start.client_hello());
-        let stream = start.into_stream(configuration).await?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(PROTOCOLS[0]);
-        Ok(Secured { stream, server_name, http2 })
+        let mut stream = start.into_stream(Arc::new(configuration)).await?;
+        stream.shutdown().await
     };
-    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+    in_time(deadline, handshake).await
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, HandshakeError> {
+    match timeout_at(deadline, work).await {
         Ok(outcome) => outcome.map_err(HandshakeError::Failed),
         Err(_) => Err(HandshakeError::Timeout),
     }
 }
 
-fn canonical_name(hello: &ClientHello<'_>) -> Option<Box<str>> {
-    canonical(hello.server_name()?, &mut String::new()).ok().map(Into::into)
-}
-
-/// The certificate of the hostname that the client named; the platform's own for any other name.
+/// The certificate of the hostname that the client named, or the one that covers it because it lies
+/// below the platform's domain; the platform's own for any other name.
 struct Resolver {
     routes: Arc<RouteTable>,
     certificates: Arc<OpenCertificates>,
     platform_domain: Hostname,
+    wildcard: String,
+}
+
+impl Resolver {
+    fn new(
+        routes: Arc<RouteTable>,
+        certificates: Arc<OpenCertificates>,
+        platform_domain: Hostname,
+    ) -> Self {
+        let wildcard = format!("*.{platform_domain}");
+        Self { routes, certificates, platform_domain, wildcard }
+    }
+
+    fn choose(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let table = self.routes.load();
+        let open = |hostname: &str| {
+            table.certificate(hostname).and_then(|sealed| self.certificates.open(sealed))
+        };
+        let mut scratch = String::new();
+        let named = server_name.and_then(|name| canonical(name, &mut scratch).ok());
+        named
+            .and_then(open)
+            .or_else(|| {
+                named.filter(|name| self.is_covered(name)).and_then(|_| open(&self.wildcard))
+            })
+            .or_else(|| open(self.platform_domain.as_str()))
+    }
+
+    /// Whether the name is one label below the platform's domain: a wildcard covers no more.
+    fn is_covered(&self, name: &str) -> bool {
+        let below = name.strip_suffix(self.platform_domain.as_str());
+        below.and_then(|rest| rest.strip_suffix('.')).is_some_and(|label| !label.contains('.'))
+    }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let table = self.routes.load();
-        let mut scratch = String::new();
-        let named = hello
-            .server_name()
-            .and_then(|name| canonical(name, &mut scratch).ok())
-            .and_then(|name| table.certificate(name))
-            .and_then(|sealed| self.certificates.open(sealed));
-        named.or_else(|| {
-            let sealed = table.certificate(self.platform_domain.as_str())?;
-            self.certificates.open(sealed)
-        })
+        self.choose(hello.server_name())
     }
 }
 
@@ -120,3 +197,6 @@ impl fmt::Debug for Resolver {
         f.write_str("Resolver")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,7 @@ use crate::{
     },
 };
 
+pub mod relay;
 mod watched;
 
 use watched::{Traffic, Watched};
@@ -107,7 +108,8 @@ pub struct SendError {
 #[derive(Debug)]
 pub struct Connection {
     link: Option<Link>,
-    pool: Arc<Pool>,
+    // None for what is not kept after its request.
+    pool: Option<Arc<Pool>>,
     reused: bool,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -152,7 +154,12 @@ impl Pool {
             Some(link) => (link, true),
             None => (upstreams.connect(&self.address).await?, false),
         };
-        Ok(Connection { link: Some(link), pool: Arc::clone(self), reused, permit: Some(permit) })
+        Ok(Connection {
+            link: Some(link),
+            pool: Some(Arc::clone(self)),
+            reused,
+            permit: Some(permit),
+        })
     }
 
     async fn idle_link(&self) -> Option<Link> {
@@ -286,19 +293,20 @@ impl Connection {
 
     /// For the next request. Only after the request was sent and the answer read to their ends.
     pub fn give_back(mut self, upstreams: &Upstreams) {
+        let Some(pool) = self.pool.take() else { return };
         let Some(link) = self.link.take() else { return };
         if link.sender.is_closed() || link.traffic.broken() {
             return;
         }
-        let mut idle = self.pool.lock();
+        let mut idle = pool.lock();
         if idle.len() >= MAX_IDLE_UPSTREAM_CONNECTIONS {
             return;
         }
         idle.push(Idle { link, since: Instant::now() });
-        let known = self.pool.swept.swap(true, Ordering::Relaxed);
+        let known = pool.swept.swap(true, Ordering::Relaxed);
         drop(idle);
         if !known {
-            upstreams.lock().push(Arc::clone(&self.pool));
+            upstreams.lock().push(pool);
         }
     }
 

@@ -6,6 +6,7 @@
 #[path = "edge/instance.rs"]
 mod instance;
 #[path = "edge/client.rs"]
+#[allow(dead_code, reason = "another test uses more of it")]
 mod client;
 #[path = "edge/control_database.rs"]
 mod control_database;

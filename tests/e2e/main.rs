@@ -16,6 +16,7 @@ mod enums;
 mod instances;
 mod isolation;
 mod killed;
+mod other_region;
 mod places_down;
 mod refusals;
 mod secrets;
@@ -60,6 +61,7 @@ const SHARED: &[(&str, Shared)] = shared![
     refusals::the_api_describes_itself,
     isolation::a_site_reaches_only_its_own,
     instances::a_sleeping_site_wakes_once,
+    other_region::opens_at_every_address,
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    hkdf::{HKDF_SHA256, Salt},
     rand,
 };
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 const LAYOUT: u8 = 1;
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
+/// Keeps what is derived apart from anything else that the keys are used for.
+const DERIVATION: &[u8] = b"ta3lem key ring derivation 1";
 
 /// Why something could not be sealed or opened. It never tells more about the value.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +168,27 @@ impl KeyRing {
         Ok(buffer)
     }
 
+    /// Secrets for the purpose that `label` names, one for each key, that of the active key first.
+    /// Whoever has the ring has the same; from them neither the keys nor the secrets of another
+    /// label can be told.
+    ///
+    /// # Errors
+    /// When the cryptography fails.
+    pub fn derive(&self, label: &str) -> Result<Vec<[u8; KEY_BYTES]>, SealError> {
+        let others = self.keys.iter().filter(|(id, _)| **id != self.active);
+        let active = self.keys.get_key_value(&self.active);
+        let derived = active.into_iter().chain(others).map(|(_, key)| {
+            let mut secret = [0; KEY_BYTES];
+            Salt::new(HKDF_SHA256, DERIVATION)
+                .extract(key)
+                .expand(&[self.region.as_bytes(), &[0], label.as_bytes()], HKDF_SHA256)
+                .and_then(|material| material.fill(&mut secret))
+                .map_err(|_| SealError::Malformed("no secret can be derived"))?;
+            Ok(secret)
+        });
+        derived.collect()
+    }
+
     fn key(&self, id: &str) -> Result<RandomizedNonceKey, SealError> {
         let bytes = self.keys.get(id).ok_or_else(|| SealError::UnknownKey(id.to_owned()))?;
         RandomizedNonceKey::new(&AES_256_GCM, bytes)
@@ -194,6 +218,28 @@ mod tests {
             assert!(ring.open("t.c/1", &sealed[..cut]).is_err());
         }
         assert_ne!(sealed, ring.seal("t.c/1", b"secret").expect("seals"), "a nonce of its own");
+    }
+
+    #[test]
+    fn what_is_derived_is_of_the_ring_and_the_label_and_the_active_key_comes_first() {
+        let [one, two] = ["1", "2"].map(|digit| digit.repeat(64));
+        let ring = |active: &str, region: &str| {
+            let text = format!(
+                r#"{{"region":"{region}","active":"{active}","keys":{{"a":"{one}","b":"{two}"}}}}"#
+            );
+            KeyRing::from_json(&text).expect("reads").derive("x")
+        };
+        let first = ring("a", "r").expect("derives");
+        assert_eq!(first, ring("a", "r").expect("derives"));
+        let second = ring("b", "r").expect("derives");
+        assert_eq!([first[0], first[1]], [second[1], second[0]]);
+        assert_ne!(first[0], first[1]);
+        assert_ne!(first, ring("a", "s").expect("derives"));
+        let generated = KeyRing::generate("r").expect("random bytes");
+        assert_ne!(
+            generated.derive("x").expect("derives"),
+            generated.derive("y").expect("derives")
+        );
     }
 
     #[test]

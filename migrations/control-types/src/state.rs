@@ -8,9 +8,16 @@ macro_rules! state {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[cfg_attr(feature = "sqlx", derive(sqlx::Type))]
-        #[cfg_attr(feature = "sqlx", sqlx(type_name = $sql, rename_all = "snake_case"))]
-        #[serde(rename_all = "snake_case")]
-        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+        #[cfg_attr(feature = "sqlx", sqlx(type_name = $sql))]
+        pub enum $name {
+            $(
+                $(#[$vdoc])*
+                // Said for each: no rule makes `http_01` of `Http01`.
+                #[cfg_attr(feature = "sqlx", sqlx(rename = $text))]
+                #[serde(rename = $text)]
+                $variant,
+            )+
+        }
 
         impl $name {
             /// The name of the Postgres enum.

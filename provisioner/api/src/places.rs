@@ -136,6 +136,9 @@ pub struct Router {
     pub http_address: String,
     /// Its private listener, as `http://127.0.0.1:9100`.
     pub admin_url: String,
+    /// Where it takes connections over from other regions' routers; none when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passthrough_address: Option<String>,
 }
 
 /// A set of limits. Absent limits are unlimited.

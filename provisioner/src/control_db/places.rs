@@ -52,7 +52,8 @@ pub async fn put_region(pool: &PgPool, name: &str, region: &PutRegion) -> Result
 pub async fn routers(pool: &PgPool) -> Result<Vec<Router>, sqlx::Error> {
     sqlx::query_as!(
         Router,
-        "select name, region, https_address, http_address, admin_url from router order by name"
+        "select name, region, https_address, http_address, admin_url, passthrough_address
+         from router order by name"
     )
     .fetch_all(pool)
     .await
@@ -64,16 +65,19 @@ pub async fn routers(pool: &PgPool) -> Result<Vec<Router>, sqlx::Error> {
 /// When the database does not answer, or refuses the name or the region.
 pub async fn put_router(pool: &PgPool, name: &str, router: &Router) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into router (name, region, https_address, http_address, admin_url)
-         values ($1, $2, $3, $4, $5)
+        "insert into router
+             (name, region, https_address, http_address, admin_url, passthrough_address)
+         values ($1, $2, $3, $4, $5, $6)
          on conflict (name) do update set region = excluded.region,
              https_address = excluded.https_address, http_address = excluded.http_address,
-             admin_url = excluded.admin_url",
+             admin_url = excluded.admin_url,
+             passthrough_address = excluded.passthrough_address",
         name,
         router.region,
         router.https_address,
         router.http_address,
         router.admin_url,
+        router.passthrough_address,
     )
     .execute(pool)
     .await?;

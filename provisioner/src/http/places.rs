@@ -92,6 +92,10 @@ pub async fn put_router(
     Path(name): Path<String>,
     Body(router): Body<Router>,
 ) -> Result<Json<Router>, Refusal> {
+    if router.passthrough_address.as_deref().is_some_and(|address| !names_port(address)) {
+        let wanted = "must be address:port, as in 10.1.0.5:8444";
+        return Err(Refusal::invalid("passthrough_address", wanted));
+    }
     let pool = &api.world.db.pool;
     places::put_router(pool, &name, &router).await.map_err(|error| refused(error, &name))?;
     let routers = places::routers(pool).await?;
@@ -101,6 +105,12 @@ pub async fn put_router(
 /// All plans.
 pub async fn list_plans(State(api): State<Api>) -> Result<Json<Vec<Plan>>, Refusal> {
     Ok(Json(places::plans(&api.world.db.pool).await?))
+}
+
+fn names_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
 }
 
 fn refused(error: sqlx::Error, name: &str) -> Refusal {

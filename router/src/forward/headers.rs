@@ -19,7 +19,6 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 pub const REQUEST_ID: HeaderName = HeaderName::from_static(control_types::headers::REQUEST_ID);
 const SITE: HeaderName = HeaderName::from_static(control_types::headers::SITE);
 const GENERATION: HeaderName = HeaderName::from_static(control_types::headers::GENERATION);
-const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("upgrade");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -80,6 +79,16 @@ pub fn stamp(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
     headers.insert(REQUEST_ID, stamp.request_id.clone());
     headers.insert(SITE, stamp.site.clone());
     headers.insert(GENERATION, stamp.generation.clone());
+    stamp_websocket(headers, stamp);
+}
+
+/// The same for a request that another region's router answers, which stamps it itself.
+pub fn stamp_relayed(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
+    headers.insert(HOST, stamp.authority.clone());
+    stamp_websocket(headers, stamp);
+}
+
+fn stamp_websocket(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
     if stamp.websocket {
         headers.insert(CONNECTION, UPGRADE_TOKEN);
         headers.insert(UPGRADE, WEBSOCKET);
@@ -87,12 +96,19 @@ pub fn stamp(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
 }
 
 /// Takes out of an answer what must not pass, and adds what the router adds.
-pub fn clean_answer(headers: &mut HeaderMap, request_id: &HeaderValue, hsts: bool, tunnel: bool) {
+pub fn clean_answer(
+    headers: &mut HeaderMap,
+    request_id: &HeaderValue,
+    hsts: Option<HeaderValue>,
+    tunnel: bool,
+) {
     remove_connection_named(headers, &[CONTENT_LENGTH]);
     remove_names(headers, |name| is_forbidden_name(name) || is_of_upstream(name));
     headers.insert(REQUEST_ID, request_id.clone());
-    if hsts && !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
-        headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
+    if let Some(hsts) = hsts
+        && !headers.contains_key(STRICT_TRANSPORT_SECURITY)
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts);
     }
     if tunnel {
         headers.insert(CONNECTION, UPGRADE_TOKEN);
@@ -253,11 +269,12 @@ mod tests {
             ("set-cookie", "a=1"),
             ("set-cookie", "b=1"),
         ]);
-        clean_answer(&mut headers, &id, true, false);
+        let hsts = HeaderValue::from_static("max-age=31536000");
+        clean_answer(&mut headers, &id, Some(hsts.clone()), false);
         assert_eq!(names(&headers), ["set-cookie", "strict-transport-security", "x-request-id"]);
         assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
         let mut own = map(&[("strict-transport-security", "max-age=0")]);
-        clean_answer(&mut own, &id, true, false);
+        clean_answer(&mut own, &id, Some(hsts), false);
         assert_eq!(own[STRICT_TRANSPORT_SECURITY], "max-age=0");
     }
 

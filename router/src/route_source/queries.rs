@@ -7,7 +7,7 @@ use control_types::{
     seal::KeyRing,
     state::{AcmeChallengeKind, DomainKind, SiteState},
 };
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -220,6 +220,28 @@ pub async fn challenges_of(
     .fetch_all(&mut **at)
     .await?;
     Ok(rows.into_iter().filter_map(challenge).collect())
+}
+
+/// The open challenge with a token.
+///
+/// # Errors
+/// When the control database does not answer.
+pub async fn challenge_with_token(
+    pool: &PgPool,
+    token: &str,
+) -> Result<Option<Challenge>, sqlx::Error> {
+    let row = sqlx::query_as!(
+        ChallengeRow,
+        r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
+            kind as "kind!: AcmeChallengeKind", token, key_authorization, region, chain_pem,
+            sealed_key, expires_at as "expires_at!"
+        from routing.challenge where token = $1
+        order by expires_at desc limit 1"#,
+        token
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.and_then(challenge))
 }
 
 fn challenge(row: ChallengeRow) -> Option<Challenge> {

@@ -73,6 +73,49 @@ impl Stream {
         Ok(Self { bytes, unread: String::new() })
     }
 
+    /// Over a connection that is there already.
+    pub async fn tls_over(
+        tcp: TcpStream,
+        server_name: &str,
+        authority: &CertificateDer<'static>,
+    ) -> std::io::Result<Self> {
+        let bytes = secured_over(tcp, server_name, authority, true, &[]).await?;
+        Ok(Self { bytes, unread: String::new() })
+    }
+
+    /// Reads the head of an answer.
+    pub async fn read_head(&mut self) -> String {
+        loop {
+            if let Some(at) = self.unread.find("\r\n\r\n") {
+                return self.unread.drain(..at + 4).collect();
+            }
+            self.read_more().await;
+        }
+    }
+
+    /// Reads so many bytes of text.
+    pub async fn read_exactly(&mut self, length: usize) -> String {
+        while self.unread.len() < length {
+            self.read_more().await;
+        }
+        self.unread.drain(..length).collect()
+    }
+
+    async fn read_more(&mut self) {
+        let mut buffer = [0; 4096];
+        let read = timeout(PATIENCE, self.bytes.read(&mut buffer)).await.expect("more comes");
+        let length = read.expect("reads");
+        assert_ne!(length, 0, "closed after {:?}", self.unread);
+        self.unread.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+
+    /// Reads until the other end closes.
+    pub async fn read_to_end(&mut self) -> String {
+        let mut all = std::mem::take(&mut self.unread).into_bytes();
+        let _ = timeout(PATIENCE, self.bytes.read_to_end(&mut all)).await.expect("it ends");
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
     /// Speaks HTTP/2 from the start.
     pub async fn http2(
         address: SocketAddr,
@@ -146,6 +189,17 @@ async fn secured(
     has_own_certificate: bool,
     protocols: &[&[u8]],
 ) -> std::io::Result<Box<dyn Bytes>> {
+    let tcp = TcpStream::connect(address).await?;
+    secured_over(tcp, server_name, authority, has_own_certificate, protocols).await
+}
+
+async fn secured_over(
+    tcp: TcpStream,
+    server_name: &str,
+    authority: &CertificateDer<'static>,
+    has_own_certificate: bool,
+    protocols: &[&[u8]],
+) -> std::io::Result<Box<dyn Bytes>> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("is an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -160,7 +214,6 @@ async fn secured(
         config.dangerous().set_certificate_verifier(Arc::new(AnyName));
     }
     let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
-    let tcp = TcpStream::connect(address).await?;
     Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
 }
 

@@ -10,6 +10,7 @@ use super::{
     wait::{absent, appears, until, write_config},
 };
 use crate::up::{
+    authority::Authority,
     control_database::ControlDatabase,
     platform::{self, Platform},
     ports::{self, RouterPorts},
@@ -24,6 +25,7 @@ struct RouterListens {
     https: String,
     http: String,
     admin: String,
+    passthrough: String,
 }
 
 /// Starts all of them.
@@ -63,6 +65,9 @@ async fn start_router(
         "https_listen": format!("127.0.0.1:{}", ports.https),
         "http_listen": format!("127.0.0.1:{}", ports.http),
         "admin_listen": ports::remembered(data, name)?,
+        "passthrough_listen": ports::remembered(data, &format!("{name}-passthrough"))?,
+        "passthrough_from": ["127.0.0.0/8"],
+        "trusted_roots": Authority::of(data).certificate,
         "control_database_url": control_database_url,
         "region_keys": key_ring_file(data, region),
         "snapshot_file": data.root().join("snapshots").join(format!("{name}.snapshot")),
@@ -95,6 +100,7 @@ async fn start_router(
         https_address: listens.https.clone(),
         http_address: listens.http.clone(),
         admin_url: format!("http://{}", listens.admin),
+        passthrough_address: Some(listens.passthrough.clone()),
     };
     client.put_router(name, &router).await?;
     Ok(RegionReady {

@@ -1,0 +1,197 @@
+//! What a connection goes through before its first request: whose it is, what it says first, and
+//! whether it is answered here at all. A challenge is shown to its authority; a connection for a site
+//! that is at home in another region goes there as it is.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::{ServerConfig, sign::CertifiedKey};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Edge,
+    challenge::Proof,
+    config::network::Network,
+    limits::{HANDSHAKE_TIMEOUT, PROXY_HEADER_TIMEOUT, REFRESH_PATIENCE},
+    proxy_protocol::{self, Header},
+    record::{Client, Way},
+    tls::{self, HandshakeError, Secured, hello::Hello},
+};
+
+/// Which peers speak for others.
+#[derive(Debug)]
+pub struct Trusted {
+    /// Load balancers in front of the public listeners.
+    pub balancers: Vec<Network>,
+    /// Other regions' routers.
+    pub routers: Vec<Network>,
+}
+
+/// Which kind of listener a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// A public one.
+    Public,
+    /// The one for other regions' routers.
+    Private,
+}
+
+/// A connection that will not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// A peer that may not come to this listener.
+    #[error("the peer is in none of the networks of passthrough_from")]
+    Stranger,
+    /// A peer that must begin with a PROXY header and did not.
+    #[error("the PROXY header did not come or is none")]
+    Header(#[source] std::io::Error),
+    /// Another region's router believes that the site is at home here, and this router does not.
+    #[error("another router passed on a connection for a site that is not at home here")]
+    NotHere,
+    /// TLS failed.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+}
+
+/// Whose connection it is, and the rest of what its peer said about it.
+///
+/// # Errors
+/// When the peer may not come, or must say whom it speaks for and does not.
+pub async fn whose(
+    edge: &Edge,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    entrance: Entrance,
+) -> Result<(SocketAddr, Way), NotTaken> {
+    let among = |networks: &[Network]| networks.iter().any(|network| network.contains(peer.ip()));
+    let begins_with_header = match entrance {
+        Entrance::Private if !among(&edge.trusted.routers) => return Err(NotTaken::Stranger),
+        Entrance::Private => true,
+        Entrance::Public => among(&edge.trusted.balancers),
+    };
+    if !begins_with_header {
+        return Ok((peer, Way::Straight));
+    }
+    let header = match timeout(PROXY_HEADER_TIMEOUT, proxy_protocol::read(stream)).await {
+        Ok(read) => read.map_err(NotTaken::Header)?,
+        Err(_) => return Err(NotTaken::Header(std::io::ErrorKind::TimedOut.into())),
+    };
+    let Header { source, relayed } = header;
+    let way = match entrance {
+        Entrance::Public => Way::Straight,
+        Entrance::Private if relayed => Way::Relayed,
+        Entrance::Private => Way::PassedOn,
+    };
+    Ok((source.unwrap_or(peer), way))
+}
+
+/// What becomes of a TLS connection.
+pub enum Arrived<S> {
+    /// It is answered here.
+    Here(Box<Secured<S>>, Arc<Client>),
+    /// It was a certificate authority, and has seen what it came for.
+    Proved,
+    /// It goes on to a router of this region.
+    Elsewhere {
+        /// The stream, of which nothing but `said` was read.
+        stream: TcpStream,
+        /// What the client said so far.
+        said: Vec<u8>,
+        /// The hostname that it wants.
+        hostname: Box<str>,
+        /// The region.
+        region: String,
+    },
+}
+
+/// Hears what a TLS client wants, and makes the connection secure if it is answered here.
+///
+/// # Errors
+/// When the client does not do its part, or must not be answered here.
+pub async fn tls<S>(
+    edge: &Edge,
+    mut stream: TcpStream,
+    (address, way): (SocketAddr, Way),
+    configuration: Arc<ServerConfig>,
+) -> Result<Arrived<S>, NotTaken>
+where
+    S: From<TcpStream> + AsyncRead + AsyncWrite + Unpin,
+{
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let hello = tls::hello(&mut stream, deadline).await?;
+    let end = match end_of(edge, &hello) {
+        End::Elsewhere(_) if way != Way::Straight => arrives(edge, &hello).await?,
+        end => end,
+    };
+    match end {
+        End::Elsewhere(region) => {
+            let Hello { bytes: said, server_name, .. } = hello;
+            let hostname = server_name.unwrap_or_default();
+            Ok(Arrived::Elsewhere { stream, said, hostname, region })
+        }
+        End::Proof(certificate) => {
+            tls::prove(stream, hello, certificate, deadline).await?;
+            edge.metrics.challenges_tls.increment(1);
+            Ok(Arrived::Proved)
+        }
+        End::Here => {
+            let server_name = hello.server_name.clone();
+            let secured = tls::secure(S::from(stream), hello, configuration, deadline).await?;
+            let client = Client::new(address, server_name, true, way);
+            Ok(Arrived::Here(Box::new(secured), Arc::new(client)))
+        }
+    }
+}
+
+/// Where a connection ends.
+enum End {
+    Here,
+    Proof(Arc<CertifiedKey>),
+    Elsewhere(String),
+}
+
+fn end_of(edge: &Edge, hello: &Hello) -> End {
+    let Some(server_name) = hello.server_name.as_deref() else { return End::Here };
+    let table = edge.routes.load();
+    if hello.is_challenge {
+        // Without a challenge the handshake fails here: nobody else speaks that protocol.
+        let Some(challenge) = table.challenges.tls_alpn(server_name) else { return End::Here };
+        return match &challenge.proof {
+            Proof::TlsAlpn { region, .. } if **region != *edge.region => {
+                End::Elsewhere(region.to_string())
+            }
+            Proof::TlsAlpn { certificate, .. } => {
+                edge.certificates.open_challenge(certificate).map_or(End::Here, End::Proof)
+            }
+            Proof::Http { .. } => End::Here,
+        };
+    }
+    match table.route(server_name) {
+        Some(route) if route.site.region != edge.region => {
+            End::Elsewhere(route.site.region.clone())
+        }
+        _ => End::Here,
+    }
+}
+
+/// Waits for the news that the site is at home here, which another router knows already. What was
+/// passed on once goes no further, so that it can never go round.
+async fn arrives(edge: &Edge, hello: &Hello) -> Result<End, NotTaken> {
+    let mut changes = edge.routes.watch();
+    edge.routes.nudge();
+    let waiting = async {
+        loop {
+            match end_of(edge, hello) {
+                End::Elsewhere(_) => {}
+                end => return Ok(end),
+            }
+            if changes.changed().await.is_err() {
+                return Err(NotTaken::NotHere);
+            }
+        }
+    };
+    timeout(REFRESH_PATIENCE, waiting).await.unwrap_or(Err(NotTaken::NotHere))
+}
