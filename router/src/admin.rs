@@ -1,5 +1,5 @@
 //! The private listener: whether the router lives and is ready, its metrics, and what it knows of one
-//! hostname. It changes nothing.
+//! hostname, of one site and of all. It changes nothing.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -18,6 +18,8 @@ use tokio::{
 };
 
 use crate::{Edge, limits::HEADER_TIMEOUT};
+
+mod status;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -67,9 +69,11 @@ fn answer(
             measure(edge);
             respond(StatusCode::OK, PROMETHEUS, metrics.render())
         }
-        path => match path.strip_prefix("/routes/") {
-            Some(hostname) => route(edge, hostname),
-            None => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+        "/status" => respond(StatusCode::OK, JSON, status::status(edge).to_string()),
+        path => match (path.strip_prefix("/routes/"), path.strip_prefix("/sites/")) {
+            (Some(hostname), _) => route(edge, hostname),
+            (_, Some(id)) => site(edge, id),
+            _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
         },
     }
 }
@@ -115,9 +119,17 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
         "generation": site.generation,
         "version": site.version,
         "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),
-        "requests_in_flight": site.in_flight.load(std::sync::atomic::Ordering::SeqCst),
+        "requests_in_flight": site.traffic.counts().in_flight,
     });
     respond(StatusCode::OK, JSON, body.to_string())
+}
+
+fn site(edge: &Edge, id: &str) -> Response<Full<Bytes>> {
+    let known = id.parse().ok().and_then(|id| status::site(edge, id));
+    match known {
+        Some(body) => respond(StatusCode::OK, JSON, body.to_string()),
+        None => respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"no such site is routed here\"}"),
+    }
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

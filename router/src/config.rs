@@ -12,6 +12,8 @@ use control_types::Hostname;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::limits::Limits;
+
 /// The settings of one router.
 #[derive(Clone)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Config {
     pub log: String,
     /// How long requests in flight may take after a request to stop.
     pub drain: Duration,
+    /// What clients may take.
+    pub limits: Limits,
 }
 
 /// Everything that is wrong with a configuration.
@@ -79,6 +83,7 @@ impl Config {
         let ready_file = fields.required("ready_file", "a path");
         let log = fields.optional("log", "a log filter").unwrap_or_else(|| "info".to_owned());
         let drain_secs = fields.optional("drain_secs", "a number of seconds").unwrap_or(30_u32);
+        let limits = fields.limits();
         if url
             .as_deref()
             .is_some_and(|url| url.parse::<sqlx::postgres::PgConnectOptions>().is_err())
@@ -126,6 +131,7 @@ impl Config {
                 ready_file,
                 log,
                 drain: Duration::from_secs(drain_secs.into()),
+                limits,
             }),
             _ => Err(mistakes),
         }
@@ -157,6 +163,20 @@ impl Fields {
             self.mistakes.push(format!("{name}: must be {what}"));
         }
         parsed
+    }
+
+    fn limits(&mut self) -> Limits {
+        let Some(value) = self.fields.remove("limits") else { return Limits::default() };
+        match serde_json::from_value::<Limits>(value) {
+            Ok(limits) => {
+                self.mistakes.extend(limits.mistakes());
+                limits
+            }
+            Err(error) => {
+                self.mistakes.push(format!("limits: {error}"));
+                Limits::default()
+            }
+        }
     }
 
     fn finish(mut self) -> Vec<String> {
@@ -195,9 +215,9 @@ mod tests {
             .replace("\"name\":\"r1\",", "")
             .replace("127.0.0.1:8443", "nowhere")
             .replace("postgres://u:p@h/d", "mysql//hush")
-            .replace("\"log\"", "\"colour\":1,\"log\"");
+            .replace("\"log\"", "\"colour\":1,\"limits\":{\"colours\":2},\"log\"");
         let mistakes = Config::parse(&bad).expect_err("is refused").join("\n");
-        for name in ["name", "https_listen", "control_database_url", "colour"] {
+        for name in ["name", "https_listen", "control_database_url", "colour:", "colours"] {
             assert!(mistakes.contains(name), "{name} in {mistakes}");
         }
         assert!(!mistakes.contains("hush"));

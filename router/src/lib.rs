@@ -18,13 +18,19 @@ pub mod snapshot;
 pub mod forward;
 pub mod upstream;
 pub mod limits;
+pub mod hold;
+pub mod site_traffic;
 pub mod rejection;
 pub mod record;
 pub mod access_log;
 pub mod admin;
 pub mod telemetry;
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use anyhow::Context as _;
 use control_types::seal::KeyRing;
@@ -37,6 +43,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use access_log::AccessLog;
 use certificates::OpenCertificates;
 use config::Config;
+use hold::AllHeld;
+use limits::{Limits, addresses::Addresses};
 use listener::Speaks;
 use route_source::{Freshness, RouteSource};
 use route_table::RouteTable;
@@ -54,6 +62,16 @@ pub struct Edge {
     pub freshness: Freshness,
     /// Private keys in use.
     pub certificates: Arc<OpenCertificates>,
+    /// What clients may take.
+    pub limits: Limits,
+    /// What each client address takes.
+    pub addresses: Addresses,
+    /// Requests that wait for held sites.
+    pub held: AllHeld,
+    /// Connections of clients.
+    pub connections: AtomicU64,
+    /// When the process began.
+    pub begun: tokio::time::Instant,
     /// Connections to instances.
     pub upstreams: Upstreams,
     /// What is counted.
@@ -112,6 +130,11 @@ impl Router {
             routes: Arc::default(),
             freshness: Freshness::default(),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
+            addresses: Addresses::new(&config.limits),
+            limits: config.limits.clone(),
+            held: AllHeld::default(),
+            connections: AtomicU64::new(0),
+            begun: tokio::time::Instant::now(),
             upstreams: Upstreams::new(TaskTracker::new()),
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
@@ -160,10 +183,11 @@ impl Router {
         ));
         background.spawn(telemetry::upkeep(metrics.clone()));
         background.spawn(admin::serve(Arc::clone(&edge), admin, metrics));
+        background.spawn(hold::watch(Arc::clone(&edge)));
         let sweeping = Arc::clone(&edge);
         background.spawn(async move { sweeping.upstreams.sweep().await });
 
-        let most = Arc::new(Semaphore::new(limits::connections()));
+        let most = Arc::new(Semaphore::new(edge.limits.affordable_connections()));
         let speaks = Speaks::Https(tls);
         edge.tasks.spawn(listener::serve(Arc::clone(&edge), https, speaks, Arc::clone(&most)));
         edge.tasks.spawn(listener::serve(Arc::clone(&edge), http, Speaks::Http, most));

@@ -6,12 +6,11 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use http::{HeaderValue, Request, Response};
@@ -23,24 +22,25 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Duration, Instant, Sleep, sleep, sleep_until},
+    time::{Duration, Instant, sleep},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     Edge,
     forward::answer::AnswerBody,
-    limits::{
-        HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
-        MAX_STREAMS, WRITE_STALL_TIMEOUT,
-    },
+    limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_STREAMS},
     record::Client,
     request,
     tls::{self, HandshakeError},
 };
+
+pub mod patient;
+pub mod stall;
+
+use patient::{Patient, WatchClient};
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -89,6 +89,7 @@ pub async fn serve(edge: Arc<Edge>, listener: TcpListener, speaks: Speaks, most:
             let _permit = permit;
             inside.metrics.accepted.increment(1);
             inside.metrics.connections.increment(1.0);
+            inside.connections.fetch_add(1, Ordering::Relaxed);
             let _counted = Counted(Arc::clone(&inside));
             connection(inside, stream, address, speaks).await;
         });
@@ -111,6 +112,7 @@ struct Counted(Arc<Edge>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.metrics.connections.decrement(1.0);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -118,16 +120,26 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let stream = Stalling { stream, stalled: None };
+    let gone = Arc::new(WatchClient::default());
+    let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
     let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let Some(admission) = edge.addresses.admit(address.ip()) else {
+        edge.metrics.refused_connections.increment(1);
+        return;
+    };
     let address_header = HeaderValue::try_from(address.ip().to_string());
     let Ok(address_header) = address_header else { return };
     match speaks {
         Speaks::Http => {
-            let client = Client { address, address_header, server_name: None, tls: false };
+            let client =
+                Client { address, address_header, server_name: None, tls: false, admission, gone };
             http1(&edge, stream, Arc::new(client), request::redirect).await;
         }
         Speaks::Https(configuration) => {
+            if !admission.may_shake_hands(Instant::now()) {
+                edge.metrics.refused_handshakes.increment(1);
+                return;
+            }
             let secured = tokio::select! {
                 secured = tls::secure(stream, configuration) => secured,
                 () = edge.stopping.cancelled() => return,
@@ -146,7 +158,14 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
             };
             edge.metrics.handshakes.increment(1);
             let server_name = secured.server_name;
-            let client = Arc::new(Client { address, address_header, server_name, tls: true });
+            let client = Arc::new(Client {
+                address,
+                address_header,
+                server_name,
+                tls: true,
+                admission,
+                gone,
+            });
             if secured.http2 {
                 http2(&edge, secured.stream, client).await;
             } else {
@@ -194,7 +213,8 @@ where
             answer.await
         }
     });
-    let connection = http2::Builder::new(Tracked(edge.tasks.clone()))
+    let gone = Arc::clone(&client.gone);
+    let connection = http2::Builder::new(Tracked(Arc::clone(edge)))
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
@@ -207,9 +227,12 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(edge.stopping.cancelled(), activity.idle()) => {
+        () = either(edge.stopping.cancelled(), activity.idle(edge.limits.idle())) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                outcome = connection => outcome,
+                () = gone.takes_nothing(edge.limits.write_stall()) => Ok(()),
+            }
         }
     };
     ended(&client, outcome);
@@ -217,7 +240,7 @@ where
 
 /// Runs the requests of an HTTP/2 connection as tasks that the end of the router waits for.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct Tracked(Arc<Edge>);
 
 impl<F> hyper::rt::Executor<F> for Tracked
 where
@@ -225,7 +248,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        self.0.tasks.spawn(stall::guarded(Arc::clone(&self.0), task));
     }
 }
 
@@ -256,12 +279,12 @@ impl Activity {
         Busy(self.clone())
     }
 
-    /// Ends when no request began and none was worked on for [`IDLE_TIMEOUT`]. The bodies of answers
+    /// Ends when no request began and none was worked on for so long. The bodies of answers
     /// that still flow then are finished: what follows is a graceful end.
-    async fn idle(&self) {
+    async fn idle(&self, limit: Duration) {
         loop {
             let begun = self.1.load(Ordering::Relaxed);
-            sleep(IDLE_TIMEOUT).await;
+            sleep(limit).await;
             if self.0.load(Ordering::Relaxed) == 0 && self.1.load(Ordering::Relaxed) == begun {
                 return;
             }
@@ -272,72 +295,5 @@ impl Activity {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream that fails when the other end takes nothing for too long.
-struct Stalling<S> {
-    stream: S,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Stalling<S> {
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        outcome: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
-        }
-        let end = || Box::pin(sleep_until(Instant::now() + WRITE_STALL_TIMEOUT));
-        match self.stalled.get_or_insert_with(end).as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.watch(cx, outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        self.watch(cx, outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(cx, outcome)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

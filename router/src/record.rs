@@ -12,8 +12,11 @@ use crate::{
     Edge,
     access_log::{Line, without_secrets},
     forward::upload::Upload,
+    limits::addresses::Admission,
+    listener::patient::WatchClient,
     rejection::Reason,
-    route_table::{InFlight, Site},
+    route_table::Site,
+    site_traffic::InFlight,
 };
 
 /// The connection that a request came over.
@@ -27,6 +30,10 @@ pub struct Client {
     pub server_name: Option<Box<str>>,
     /// Whether the connection is encrypted.
     pub tls: bool,
+    /// What the address may take.
+    pub admission: Admission,
+    /// Whether somebody waits for the client to leave.
+    pub gone: Arc<WatchClient>,
 }
 
 /// One request. Counted and logged when dropped.
@@ -46,6 +53,10 @@ pub struct Record {
     pub reason: Option<Reason>,
     /// How long the instance took to begin its answer.
     pub upstream: Option<Duration>,
+    /// How long it took until the head of the answer was there.
+    pub first_byte: Option<Duration>,
+    /// How long it waited for a held site.
+    pub held: Option<Duration>,
     /// How often it was sent again.
     pub retries: u32,
     /// The body that the client sent.
@@ -84,6 +95,8 @@ impl Record {
             status: None,
             reason: None,
             upstream: None,
+            first_byte: None,
+            held: None,
             retries: 0,
             upload: None,
             sent_bytes: 0,
@@ -95,6 +108,17 @@ impl Record {
             version,
             begun: Instant::now(),
         }
+    }
+
+    /// When the request began.
+    pub const fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// There is an answer to send.
+    pub fn answers(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.first_byte = Some(self.begun.elapsed());
     }
 
     /// The request's id as text.
@@ -125,7 +149,9 @@ impl Record {
             received_bytes: self.received_bytes(),
             sent_bytes: self.sent_bytes,
             duration_ms: millis(duration),
+            first_byte_ms: self.first_byte.map(millis),
             upstream_ms: self.upstream.map(millis),
+            held_ms: self.held.map(millis),
             retries: self.retries,
             client: self.client.address.ip(),
         });
@@ -151,6 +177,9 @@ impl Drop for Record {
         metrics.request_seconds.record(duration.as_secs_f64());
         if let Some(upstream) = self.upstream {
             metrics.upstream_seconds.record(upstream.as_secs_f64());
+        }
+        if let Some(held) = self.held {
+            metrics.held_seconds.record(held.as_secs_f64());
         }
         if let Some(reason) = self.reason {
             metrics.rejected(reason);

@@ -15,10 +15,12 @@ use hyper::body::Incoming;
 use crate::{
     Edge,
     forward::{self, answer::AnswerBody, headers::REQUEST_ID},
+    hold,
     host::{Asked, asked, check_head},
     record::{Client, Record},
     rejection::{self, Brand, Reason},
-    route_table::{InFlight, Route},
+    route_table::Route,
+    site_traffic::InFlight,
 };
 
 /// Browsers keep a redirect for this long only, so that a site can change its primary hostname.
@@ -41,7 +43,7 @@ pub async fn answer(
     let outcome = forwarded_or_not(&edge, &client, &mut head, body, &mut record).await;
     Ok(match outcome {
         Ok(Outcome::Forwarded(response, stream)) => {
-            record.status = Some(response.status());
+            record.answers(response.status());
             response.map(|()| forward::body_of(stream, record))
         }
         Ok(Outcome::Own(response)) => own(response, has_body, head.version, record),
@@ -93,35 +95,70 @@ async fn forwarded_or_not(
     record: &mut Record,
 ) -> Result<Outcome, Reason> {
     check_head(&head.method, &head.uri, &head.headers)?;
-    let mut scratch = String::new();
-    let (route, authority, redirect) = {
-        let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
-        let route = find(edge, &asked, record)?;
-        // What a site's people send is readable in the site's own region only.
-        if route.site.region != edge.region {
-            return Err(Reason::Misdirected);
+    let within_limit = client.admission.may_ask(record.begun());
+    let mut was_let_go = false;
+    loop {
+        let (route, authority, redirect) = admitted(edge, client, head, record)?;
+        if !was_let_go {
+            check_limits(within_limit, &route, record)?;
         }
-        check_server_name(edge, client, &route)?;
-        forward::check_state(&route.site)?;
-        let redirect = match &route.primary {
-            Some(primary) => Some(moved(head, primary, asked.port)?),
-            None => None,
-        };
-        let authority = authority(&head.headers, &asked)?;
-        (route, authority, redirect)
+        if let Some(redirect) = redirect {
+            return Ok(Outcome::Own(redirect));
+        }
+        if head.uri.path() == "*" {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.headers_mut().insert(ALLOW, METHODS);
+            return Ok(Outcome::Own(response));
+        }
+        if !hold::must_wait(&route.site, was_let_go) {
+            let (response, stream) =
+                forward::forward(edge, client, &route, &authority, head, body, record).await?;
+            return Ok(Outcome::Forwarded(response, stream));
+        }
+        hold::wait(edge, client, &route.site, record).await?;
+        was_let_go = true;
+    }
+}
+
+/// Where the request goes, under which authority, and where it is sent instead if at all. Counts it.
+fn admitted(
+    edge: &Edge,
+    client: &Client,
+    head: &Parts,
+    record: &mut Record,
+) -> Result<(Route, HeaderValue, Option<Response<Bytes>>), Reason> {
+    let mut scratch = String::new();
+    let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
+    let route = find(edge, &asked, record)?;
+    // What a site's people send is readable in the site's own region only.
+    if route.site.region != edge.region {
+        return Err(Reason::Misdirected);
+    }
+    check_server_name(edge, client, &route)?;
+    forward::check_state(&route.site)?;
+    let redirect = match &route.primary {
+        Some(primary) => Some(moved(head, primary, asked.port)?),
+        None => None,
     };
-    if let Some(redirect) = redirect {
-        return Ok(Outcome::Own(redirect));
+    let authority = authority(&head.headers, &asked)?;
+    Ok((route, authority, redirect))
+}
+
+/// What the client's address, the site's people together and its instance may take.
+fn check_limits(within_limit: bool, route: &Route, record: &Record) -> Result<(), Reason> {
+    if !within_limit {
+        return Err(Reason::ClientOverLimit);
     }
-    if head.uri.path() == "*" {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        response.headers_mut().insert(ALLOW, METHODS);
-        return Ok(Outcome::Own(response));
+    let (traffic, limits) = (&route.site.traffic, &route.site.limits);
+    if !traffic.may_begin(limits, record.begun()) {
+        return Err(Reason::SiteOverLimit);
     }
-    let (response, stream) =
-        forward::forward(edge, client, &route, &authority, head, body, record).await?;
-    Ok(Outcome::Forwarded(response, stream))
+    // As many as are in progress may wait for their turn, and no more.
+    if traffic.in_flight() > 2 * u64::from(limits.concurrent) {
+        return Err(Reason::Busy);
+    }
+    Ok(())
 }
 
 /// The route of the hostname. Counts the request of its site before its state is read.
@@ -132,7 +169,7 @@ fn find(edge: &Edge, asked: &Asked<'_>, record: &mut Record) -> Result<Route, Re
         let reason = if edge.routes.is_loaded() { Reason::UnknownHost } else { Reason::NoRoutes };
         return Err(reason);
     };
-    record.in_flight = Some(InFlight::begin(&known.site));
+    record.in_flight = Some(InFlight::begin(&known.site.traffic));
     let route = edge.routes.load().route(asked.host).cloned().ok_or(Reason::UnknownHost)?;
     record.host = Some(Arc::clone(&route.hostname));
     record.site = Some(Arc::clone(&route.site));
@@ -205,7 +242,7 @@ fn own(
     version: Version,
     mut record: Record,
 ) -> Response<AnswerBody> {
-    record.status = Some(response.status());
+    record.answers(response.status());
     let length = response.body().len();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, record.id.clone());

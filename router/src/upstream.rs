@@ -31,12 +31,14 @@ use crate::{
     forward::upload::RequestBody,
     limits::{
         CONNECT_TIMEOUT, MAX_ANSWER_HEAD_BYTES, MAX_IDLE_UPSTREAM_CONNECTIONS,
-        MAX_UPSTREAM_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT, UPSTREAM_QUEUE_TIMEOUT,
+        UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE, UPSTREAM_QUEUE_TIMEOUT,
     },
 };
 
+mod breaker;
 mod watched;
 
+pub use breaker::Breaker;
 use watched::{Traffic, Watched};
 
 /// How long a connection that was just given back may take to become ready again.
@@ -49,6 +51,9 @@ pub struct Pool {
     // Newest last, so that the oldest go idle.
     idle: Mutex<Vec<Idle>>,
     in_use: Arc<Semaphore>,
+    concurrent: u32,
+    /// Whether it is worth trying.
+    pub breaker: Breaker,
     // Whether the sweeper knows of this pool; changes under the lock of `idle`.
     swept: AtomicBool,
 }
@@ -74,6 +79,7 @@ struct Link {
     sender: SendRequest<RequestBody>,
     traffic: Arc<Traffic>,
     task: AbortHandle,
+    made: Instant,
 }
 
 /// Why there is no connection.
@@ -82,6 +88,9 @@ pub enum ConnectError {
     /// Nobody listens: the instance is between two lives, or its socket is not there yet.
     #[error("nobody listens at {0}")]
     NotListening(Upstream, #[source] io::Error),
+    /// It failed again and again a moment ago.
+    #[error("{0} could not be reached a moment ago")]
+    Failing(Upstream),
     /// All connections are in use.
     #[error("all connections to {0} are in use")]
     Busy(Upstream),
@@ -113,12 +122,15 @@ pub struct Connection {
 }
 
 impl Pool {
-    /// No connection yet.
-    pub fn new(address: Upstream) -> Self {
+    /// No connection yet, and at most `concurrent` in use at once.
+    pub fn new(address: Upstream, concurrent: u32) -> Self {
+        let most = usize::try_from(concurrent).unwrap_or(1).min(Semaphore::MAX_PERMITS);
         Self {
             address,
             idle: Mutex::default(),
-            in_use: Arc::new(Semaphore::new(MAX_UPSTREAM_CONNECTIONS)),
+            in_use: Arc::new(Semaphore::new(most)),
+            concurrent,
+            breaker: Breaker::default(),
             swept: AtomicBool::new(false),
         }
     }
@@ -126,6 +138,11 @@ impl Pool {
     /// Where the instance listens.
     pub fn address(&self) -> &Upstream {
         &self.address
+    }
+
+    /// How many connections may be in use at once.
+    pub const fn concurrent(&self) -> u32 {
+        self.concurrent
     }
 
     /// An idle connection, or a new one; a new one in any case if `new`.
@@ -150,9 +167,23 @@ impl Pool {
         let idle = if new { None } else { self.idle_link().await };
         let (link, reused) = match idle {
             Some(link) => (link, true),
-            None => (upstreams.connect(&self.address).await?, false),
+            None => (self.connect(upstreams).await?, false),
         };
         Ok(Connection { link: Some(link), pool: Arc::clone(self), reused, permit: Some(permit) })
+    }
+
+    async fn connect(&self, upstreams: &Upstreams) -> Result<Link, ConnectError> {
+        if !self.breaker.may_try(Instant::now()) {
+            return Err(ConnectError::Failing(self.address.clone()));
+        }
+        let outcome = upstreams.connect(&self.address).await;
+        match &outcome {
+            Ok(_) => self.breaker.succeeded(),
+            // Somebody who waits decides when that is for too long.
+            Err(ConnectError::NotListening(..)) => {}
+            Err(_) => self.breaker.failed(Instant::now()),
+        }
+        outcome
     }
 
     async fn idle_link(&self) -> Option<Link> {
@@ -256,7 +287,7 @@ impl Upstreams {
             .map_err(io::Error::other)?;
         // Its errors reach whoever waits for the answer.
         let task = self.tasks.spawn(connection.with_upgrades());
-        Ok(Link { sender, traffic, task: task.abort_handle() })
+        Ok(Link { sender, traffic, task: task.abort_handle(), made: Instant::now() })
     }
 }
 
@@ -287,7 +318,10 @@ impl Connection {
     /// For the next request. Only after the request was sent and the answer read to their ends.
     pub fn give_back(mut self, upstreams: &Upstreams) {
         let Some(link) = self.link.take() else { return };
-        if link.sender.is_closed() || link.traffic.broken() {
+        if link.sender.is_closed()
+            || link.traffic.broken()
+            || link.made.elapsed() > UPSTREAM_MAX_AGE
+        {
             return;
         }
         let mut idle = self.pool.lock();
