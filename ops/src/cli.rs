@@ -6,6 +6,7 @@ use control_types::{Hostname, SiteId, Slug};
 use crate::{
     cluster::ClusterCommand, completions::CompletionsArgs, connection::ConnectionArgs,
     failure::Code, operation::OperationCommand, plan::PlanCommand, region::RegionCommand,
+    router::RouterCommand,
     site::SiteCommand,
 };
 
@@ -52,6 +53,9 @@ pub enum Command {
     /// The regions where sites can live
     #[command(subcommand)]
     Region(RegionCommand),
+    /// What the routers are doing
+    #[command(subcommand)]
+    Router(RouterCommand),
     /// The Postgres servers that hold sites' databases
     #[command(subcommand)]
     Cluster(ClusterCommand),

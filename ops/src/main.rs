@@ -6,6 +6,7 @@ mod connection;
 mod site;
 mod operation;
 mod region;
+mod router;
 mod cluster;
 mod plan;
 mod status;
@@ -55,6 +56,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Site(command) => site::run(command, &connect()?, output).await,
         Command::Operation(command) => operation::run(command, &connect()?, output).await,
         Command::Region(command) => region::run(&command, &connect()?, output).await,
+        Command::Router(command) => router::run(&command, &connect()?, output).await,
         Command::Cluster(command) => cluster::run(&command, &connect()?, output).await,
         Command::Plan(command) => plan::run(&command, &connect()?, output).await,
         Command::Status => status::run(&connect()?, output).await,

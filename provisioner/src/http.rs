@@ -22,6 +22,7 @@ use crate::{
 
 mod auth;
 mod description;
+mod holds;
 mod operations;
 mod places;
 mod refusal;
@@ -62,11 +63,13 @@ pub fn routes(api: Api) -> Router {
         .route("/object-stores/{name}", put(places::put_object_store))
         .route("/routers", get(places::list_routers))
         .route("/routers/{name}", put(places::put_router))
+        .route("/routers/{name}/status", get(holds::router_status))
         .route("/plans", get(places::list_plans))
         .route("/sites", get(sites::list).post(sites::create))
         .route("/sites/{site}", get(sites::show).delete(sites::delete))
         .route("/sites/{site}/suspend", post(sites::suspend))
         .route("/sites/{site}/resume", post(sites::resume))
+        .route("/sites/{site}/hold", post(holds::hold).delete(holds::release))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

@@ -190,7 +190,10 @@ impl Running {
             }),
             reconcilers::spawn("route changes", every(FEED), move || {
                 let feed = feed.clone();
-                async move { Ok(route_changes::prune(&feed).await.map(drop)?) }
+                async move {
+                    holds::prune(&feed).await?;
+                    Ok(route_changes::prune(&feed).await.map(drop)?)
+                }
             }),
         ];
         tasks.spawn(Arc::clone(&self.engine).run(self.shutdown.clone()));
