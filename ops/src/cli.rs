@@ -6,8 +6,7 @@ use control_types::{Hostname, SiteId, Slug};
 use crate::{
     cluster::ClusterCommand, completions::CompletionsArgs, connection::ConnectionArgs,
     failure::Code, operation::OperationCommand, plan::PlanCommand, region::RegionCommand,
-    router::RouterCommand,
-    site::SiteCommand,
+    router::RouterCommand, site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own

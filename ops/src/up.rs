@@ -30,6 +30,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -172,11 +173,16 @@ async fn serve(
         }
     };
     let mut changes = platform.changes();
+    let mut replace = signal(SignalKind::user_defined2())?;
     write_ready(platform, args, &mut ready)?;
     line(&summary::text(&ready, &platform.data, begun.elapsed().as_secs_f64()));
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            _ = replace.recv() => {
+                note("the routers are replaced");
+                platform.replace_routers();
+            }
             changed = changes.changed() => {
                 changed.context("the supervisor is gone")?;
                 write_ready(platform, args, &mut ready)?;

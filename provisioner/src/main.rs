@@ -9,7 +9,7 @@ use migrations::Schema;
 use provisioner::{
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
-    control_db::{ControlDb, route_changes, tokens},
+    control_db::{ControlDb, holds, route_changes, tokens},
     engine::{Engine, EngineOptions},
     http::{self, Api},
     instances::{

@@ -29,7 +29,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Answers for ever, also while the router stops.
 pub async fn serve(edge: Arc<Edge>, listener: TcpListener, metrics: PrometheusHandle) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // The router that follows answers here.
+            () = edge.replaced.cancelled() => return std::future::pending().await,
+        };
+        let Ok((stream, _)) = accepted else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -79,7 +84,7 @@ fn answer(
 }
 
 /// Why the router should get no requests; none when it should.
-fn unready(edge: &Edge) -> Option<String> {
+pub fn unready(edge: &Edge) -> Option<String> {
     if edge.stopping.is_cancelled() {
         return Some("the router is stopping".to_owned());
     }

@@ -43,6 +43,10 @@ pub struct Config {
     pub drain: Duration,
     /// What clients may take.
     pub limits: Limits,
+    /// Threads that serve connections; as many as there are cores when absent.
+    pub workers: usize,
+    /// Where the next router asks for this one's sockets; without it there is no handover.
+    pub handover_socket: Option<PathBuf>,
 }
 
 /// Everything that is wrong with a configuration.
@@ -84,6 +88,11 @@ impl Config {
         let log = fields.optional("log", "a log filter").unwrap_or_else(|| "info".to_owned());
         let drain_secs = fields.optional("drain_secs", "a number of seconds").unwrap_or(30_u32);
         let limits = fields.limits();
+        let workers: Option<u16> = fields.optional("workers", "a number of threads");
+        if workers == Some(0) {
+            fields.mistakes.push("workers: at least one thread must serve".to_owned());
+        }
+        let handover_socket = fields.optional("handover_socket", "a path");
         if url
             .as_deref()
             .is_some_and(|url| url.parse::<sqlx::postgres::PgConnectOptions>().is_err())
@@ -95,47 +104,31 @@ impl Config {
             fields.mistakes.push("log: not a log filter".to_owned());
         }
         let mistakes = fields.finish();
-        match (
-            name,
-            region,
-            platform_domain,
-            https_listen,
-            http_listen,
-            admin_listen,
-            url,
-            region_keys,
-            snapshot_file,
-            ready_file,
-        ) {
-            (
-                Some(name),
-                Some(region),
-                Some(platform_domain),
-                Some(https_listen),
-                Some(http_listen),
-                Some(admin_listen),
-                Some(control_database_url),
-                Some(region_keys),
-                Some(snapshot_file),
-                Some(ready_file),
-            ) if mistakes.is_empty() => Ok(Self {
-                name,
-                region,
-                platform_domain,
-                https_listen,
-                http_listen,
-                admin_listen,
-                control_database_url,
-                region_keys,
-                snapshot_file,
-                ready_file,
+        let whole = || {
+            Some(Self {
+                name: name?,
+                region: region?,
+                platform_domain: platform_domain?,
+                https_listen: https_listen?,
+                http_listen: http_listen?,
+                admin_listen: admin_listen?,
+                control_database_url: url?,
+                region_keys: region_keys?,
+                snapshot_file: snapshot_file?,
+                ready_file: ready_file?,
                 log,
                 drain: Duration::from_secs(drain_secs.into()),
                 limits,
-            }),
-            _ => Err(mistakes),
-        }
+                workers: workers.map_or_else(cores, usize::from),
+                handover_socket,
+            })
+        };
+        if mistakes.is_empty() { whole().ok_or(mistakes) } else { Err(mistakes) }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The fields not looked at yet, and what was wrong so far.

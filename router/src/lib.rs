@@ -6,6 +6,9 @@
 //! sends a request a second time that may have been processed.
 
 pub mod config;
+pub mod sockets;
+pub mod workers;
+pub mod watchdog;
 pub mod listener;
 pub mod tls;
 pub mod certificates;
@@ -27,9 +30,12 @@ pub mod admin;
 pub mod telemetry;
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixStream,
     path::Path,
-    sync::{Arc, atomic::AtomicU64},
+    pin::pin,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -37,7 +43,12 @@ use control_types::seal::KeyRing;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rustls::ServerConfig;
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::UnixListener,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use access_log::AccessLog;
@@ -45,11 +56,18 @@ use certificates::OpenCertificates;
 use config::Config;
 use hold::AllHeld;
 use limits::{Limits, addresses::Addresses};
-use listener::Speaks;
+use listener::{Door, Speaks};
 use route_source::{Freshness, RouteSource};
 use route_table::RouteTable;
+use sockets::{Listener, Predecessor};
 use telemetry::Metrics;
 use upstream::Upstreams;
+use workers::Workers;
+
+/// How often readiness is looked at while another router still serves.
+const READY_PAUSE: Duration = Duration::from_millis(20);
+/// How long a connection without a request is kept at a stop, in case its client is just sending one.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What every connection and every request shares.
 #[derive(Debug)]
@@ -84,6 +102,18 @@ pub struct Edge {
     pub tasks: TaskTracker,
     /// Cancelled when the router is told to stop.
     pub stopping: CancellationToken,
+    /// Cancelled when another router has taken this one's place.
+    pub replaced: CancellationToken,
+    linger: OnceLock<Duration>,
+}
+
+impl Edge {
+    /// Returns a while after the router was told to stop. Until then a connection without a request
+    /// is kept: its client may be sending one, and closing then would lose it.
+    pub async fn told_to_go(&self) {
+        self.stopping.cancelled().await;
+        sleep(self.linger.get().copied().unwrap_or(LINGER)).await;
+    }
 }
 
 /// A router that has its addresses and does not answer yet.
@@ -96,6 +126,7 @@ pub struct Router {
     https: TcpListener,
     http: TcpListener,
     admin: TcpListener,
+    predecessor: Option<Predecessor>,
 }
 
 /// The contents of the ready file.
@@ -112,7 +143,7 @@ impl Router {
     ///
     /// # Errors
     /// When the keys cannot be read or an address is taken.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics().map_err(anyhow::Error::msg)?;
         let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
         anyhow::ensure!(
@@ -122,9 +153,15 @@ impl Router {
             ring.region(),
             config.region,
         );
-        let https = bind("https_listen", config.https_listen).await?;
-        let http = bind("http_listen", config.http_listen).await?;
-        let admin = bind("admin_listen", config.admin_listen).await?;
+        let mut predecessor = None;
+        if let Some(path) = &config.handover_socket {
+            predecessor = Predecessor::ask(path)
+                .with_context(|| format!("handover_socket: {}", path.display()))?;
+        }
+        let mut bind = |field, address| bind(field, address, predecessor.as_mut());
+        let https = bind("https_listen", config.https_listen)?;
+        let http = bind("http_listen", config.http_listen)?;
+        let admin = bind("admin_listen", config.admin_listen)?;
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
@@ -141,6 +178,8 @@ impl Router {
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            replaced: CancellationToken::new(),
+            linger: OnceLock::new(),
         });
         let tls = tls::configuration(
             Arc::clone(&edge.routes),
@@ -149,13 +188,13 @@ impl Router {
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
-        Ok(Self { edge, config, ring, metrics, tls, https, http, admin })
+        Ok(Self { edge, config, ring, metrics, tls, https, http, admin, predecessor })
     }
 
     /// Serves until `stop` comes, then finishes what is in flight within the drain time.
     ///
     /// # Errors
-    /// When the ready file cannot be written.
+    /// When the ready file cannot be written, or a part of the router ends by itself.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let ready = Ready {
             process_id: std::process::id(),
@@ -163,52 +202,133 @@ impl Router {
             http: self.http.local_addr()?,
             admin: self.admin.local_addr()?,
         };
-        let Self { edge, config, ring, metrics, tls, https, http, admin } = self;
+        let Self { edge, config, ring, metrics, tls, https, http, admin, predecessor } = self;
+        let mut stop = pin!(stop);
         let options = config
             .control_database_url
             .parse()
             .context("control_database_url is not a postgres URL")?;
         let source = RouteSource::new(Arc::clone(&edge), config.region.clone(), ring, options);
 
-        // What goes on until the process ends. A panic in one of them ends the router: better
-        // gone and started again than serving with a part missing.
-        let mut background = tokio::task::JoinSet::new();
-        background.spawn(source.run());
-        background
-            .spawn(route_source::listen(Arc::clone(&edge), config.control_database_url.clone()));
-        background.spawn(snapshot::keep(
-            Arc::clone(&edge),
-            config.snapshot_file.clone(),
-            config.region.clone(),
-        ));
-        background.spawn(telemetry::upkeep(metrics.clone()));
-        background.spawn(admin::serve(Arc::clone(&edge), admin, metrics));
-        background.spawn(hold::watch(Arc::clone(&edge)));
-        let sweeping = Arc::clone(&edge);
-        background.spawn(async move { sweeping.upstreams.sweep().await });
-
+        let mut background = background(&edge, &config, source, metrics, admin.try_clone()?)?;
         let most = Arc::new(Semaphore::new(edge.limits.affordable_connections()));
-        let speaks = Speaks::Https(tls);
-        edge.tasks.spawn(listener::serve(Arc::clone(&edge), https, speaks, Arc::clone(&most)));
-        edge.tasks.spawn(listener::serve(Arc::clone(&edge), http, Speaks::Http, most));
+        let doors = [
+            Door {
+                socket: https.try_clone()?,
+                speaks: Speaks::Https(tls),
+                most: Arc::clone(&most),
+            },
+            Door { socket: http.try_clone()?, speaks: Speaks::Http, most },
+        ];
+        if predecessor.is_some() {
+            // It serves meanwhile: whoever comes here too early would find no certificate.
+            tokio::select! {
+                () = ready_to_serve(&edge) => {}
+                () = &mut stop => return Ok(()),
+            }
+        }
+        let mut workers = Workers::start(&edge, config.workers, &doors)?;
+        drop(doors);
+        watchdog::watch(&workers.hearts)?;
+        let listeners = [("https_listen", https), ("http_listen", http), ("admin_listen", admin)]
+            .map(|(field, socket)| Listener { field: field.to_owned(), socket });
 
+        if let Some(predecessor) = predecessor {
+            match predecessor.replace() {
+                Ok(()) => tracing::info!("took over from the router before"),
+                Err(error) => tracing::warn!(%error, "the router before has gone"),
+            }
+        }
+        let successor = match &config.handover_socket {
+            Some(path) => Some(UnixListener::from_std(sockets::wait_at(path)?)?),
+            None => None,
+        };
         write_ready(&config.ready_file, &ready)?;
         tracing::info!(name = config.name, https = %ready.https, http = %ready.http,
-            admin = %ready.admin, "listening");
-        let outcome = tokio::select! {
-            () = stop => Ok(()),
+            admin = %ready.admin, workers = config.workers, "listening");
+        let (outcome, replaced) = tokio::select! {
+            () = &mut stop => (Ok(()), false),
+            () = replaced(successor, listeners) => (Ok(()), true),
+            failed = workers.failed() => (Err(anyhow::anyhow!(failed)), false),
             ended = background.join_next() => {
                 let panicked = ended.and_then(Result::err);
-                Err(anyhow::anyhow!("a part of the router ended: {panicked:?}"))
+                (Err(anyhow::anyhow!("a part of the router ended: {panicked:?}")), false)
             }
         };
-        drain(&edge, &config).await;
+        drain(&edge, &config, replaced).await;
+        // What the drain did not finish is cut.
+        workers.cut();
         outcome
     }
 }
 
-async fn bind(field: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{field}: cannot listen on {address}"))
+/// What goes on until the process ends, beside the connections. A panic in one of them ends the
+/// router: better gone and started again than serving with a part missing.
+fn background(
+    edge: &Arc<Edge>,
+    config: &Config,
+    source: RouteSource,
+    metrics: PrometheusHandle,
+    admin: TcpListener,
+) -> std::io::Result<JoinSet<()>> {
+    let mut background = JoinSet::new();
+    background.spawn(source.run());
+    background.spawn(route_source::listen(Arc::clone(edge), config.control_database_url.clone()));
+    background.spawn(snapshot::keep(
+        Arc::clone(edge),
+        config.snapshot_file.clone(),
+        config.region.clone(),
+    ));
+    background.spawn(telemetry::upkeep(metrics.clone()));
+    let private = tokio::net::TcpListener::from_std(admin)?;
+    background.spawn(admin::serve(Arc::clone(edge), private, metrics));
+    background.spawn(hold::watch(Arc::clone(edge)));
+    let sweeping = Arc::clone(edge);
+    background.spawn(async move { sweeping.upstreams.sweep().await });
+    Ok(background)
+}
+
+async fn ready_to_serve(edge: &Edge) {
+    while admin::unready(edge).is_some() {
+        sleep(READY_PAUSE).await;
+    }
+}
+
+fn bind(
+    field: &str,
+    address: SocketAddr,
+    predecessor: Option<&mut Predecessor>,
+) -> anyhow::Result<TcpListener> {
+    match predecessor.and_then(|predecessor| predecessor.take(field, address)) {
+        Some(socket) => Ok(socket),
+        None => sockets::listen_at(address)
+            .with_context(|| format!("{field}: cannot listen on {address}")),
+    }
+}
+
+/// Returns when another router has taken this one's place; never without a handover socket.
+async fn replaced(successor: Option<UnixListener>, listeners: [Listener; 3]) {
+    let Some(waiting) = successor else { return std::future::pending().await };
+    let listeners = Arc::new(listeners);
+    loop {
+        let Ok((stream, _)) = waiting.accept().await else {
+            sleep(READY_PAUSE).await;
+            continue;
+        };
+        tracing::info!("another router takes over");
+        let listeners = Arc::clone(&listeners);
+        let handing = tokio::task::spawn_blocking(move || {
+            let stream: UnixStream = stream.into_std()?;
+            sockets::hand_over(stream, &*listeners)
+        });
+        match handing.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the other router did not get ready; serving on");
+            }
+            Err(error) => tracing::error!(%error, "handing over ended early; serving on"),
+        }
+    }
 }
 
 fn load_snapshot(edge: &Edge, config: &Config) {
@@ -228,14 +348,22 @@ fn write_ready(path: &Path, ready: &Ready) -> anyhow::Result<()> {
 }
 
 /// Takes nothing new and finishes what is in flight, at most for the drain time.
-async fn drain(edge: &Edge, config: &Config) {
-    tracing::info!("stopping: finishing what is in flight");
+async fn drain(edge: &Edge, config: &Config, replaced: bool) {
+    tracing::info!(replaced, "stopping: finishing what is in flight");
+    // Somebody else serves already, so there is time to meet every client once more.
+    let linger = if replaced { config.drain / 2 } else { LINGER.min(config.drain / 4) };
+    let _ = edge.linger.set(linger);
+    if replaced {
+        edge.replaced.cancel();
+    }
     edge.stopping.cancel();
     edge.tasks.close();
     if timeout(config.drain, edge.tasks.wait()).await.is_err() {
         tracing::warn!(connections = edge.tasks.len(), "stopping before everything was finished");
     }
     edge.log.finish();
-    // The file says that the router listens, and that is over.
-    let _ = std::fs::remove_file(&config.ready_file);
+    if !replaced {
+        // The file says that the router listens, and that is over.
+        let _ = std::fs::remove_file(&config.ready_file);
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -53,8 +53,39 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How much of an answer is buffered for one HTTP/2 request.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// A place where connections come in.
+#[derive(Debug)]
+pub struct Door<L> {
+    /// The listening socket.
+    pub socket: L,
+    /// What is spoken here.
+    pub speaks: Speaks,
+    /// Most connections at once, over all doors.
+    pub most: Arc<Semaphore>,
+}
+
+impl Door<std::net::TcpListener> {
+    /// The same door for another thread.
+    ///
+    /// # Errors
+    /// When the process has too many open files.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let (speaks, most) = (self.speaks.clone(), Arc::clone(&self.most));
+        Ok(Self { socket: self.socket.try_clone()?, speaks, most })
+    }
+
+    /// The door for the runtime of this thread.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    pub fn open(self) -> io::Result<Door<TcpListener>> {
+        let socket = TcpListener::from_std(self.socket)?;
+        Ok(Door { socket, speaks: self.speaks, most: self.most })
+    }
+}
+
 /// What is spoken on a listener.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum Speaks {
     /// HTTP over TLS: everything.
     Https(Arc<ServerConfig>),
@@ -63,7 +94,8 @@ pub enum Speaks {
 }
 
 /// Accepts connections until the router stops.
-pub async fn serve(edge: Arc<Edge>, listener: TcpListener, speaks: Speaks, most: Arc<Semaphore>) {
+pub async fn serve(edge: Arc<Edge>, door: Door<TcpListener>) {
+    let Door { socket: listener, speaks, most } = door;
     loop {
         let accepting = async {
             // Beyond the limit clients wait in the system's queue.
@@ -140,11 +172,7 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
                 edge.metrics.refused_handshakes.increment(1);
                 return;
             }
-            let secured = tokio::select! {
-                secured = tls::secure(stream, configuration) => secured,
-                () = edge.stopping.cancelled() => return,
-            };
-            let secured = match secured {
+            let secured = match tls::secure(stream, configuration).await {
                 Ok(secured) => secured,
                 Err(HandshakeError::Timeout) => {
                     edge.metrics.handshake_timeouts.increment(1);
@@ -181,7 +209,17 @@ where
     H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
     F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
 {
-    let service = service_fn(|request| handler(Arc::clone(edge), Arc::clone(&client), request));
+    let service = service_fn(|request| {
+        let answer = handler(Arc::clone(edge), Arc::clone(&client), request);
+        async move {
+            let mut answer = answer.await?;
+            if edge.stopping.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // So that the client sends its next request over a connection of the next router.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -192,7 +230,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = edge.stopping.cancelled() => {
+        () = edge.told_to_go() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -227,7 +265,7 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(edge.stopping.cancelled(), activity.idle(edge.limits.idle())) => {
+        () = either(edge.told_to_go(), activity.idle(edge.limits.idle())) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 outcome = connection => outcome,

@@ -39,9 +39,11 @@ fn config_path() -> Result<PathBuf, String> {
 fn run(config: Config) -> anyhow::Result<()> {
     // Another crate may have brought a second provider; which one is used is decided here.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // For what goes on beside the connections, which have threads of their own.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let router = Router::build(config).await?;
+        let router = Router::build(config)?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         router
@@ -53,7 +55,6 @@ fn run(config: Config) -> anyhow::Result<()> {
             })
             .await
     });
-    // What the drain did not finish is cut.
     runtime.shutdown_background();
     outcome
 }

@@ -265,6 +265,10 @@ pub async fn keep(edge: Arc<Edge>, path: PathBuf, region: String) {
     changes.mark_unchanged();
     while changes.changed().await.is_ok() {
         sleep(SETTLE).await;
+        if edge.replaced.is_cancelled() {
+            // The file belongs to the router that follows.
+            return std::future::pending().await;
+        }
         changes.mark_unchanged();
         let begun = Instant::now();
         let (table, path, region) = (edge.routes.load_full(), path.clone(), region.clone());

@@ -11,6 +11,8 @@ mod client;
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
+#[path = "edge/handover.rs"]
+mod handover;
 
 use std::time::Duration;
 

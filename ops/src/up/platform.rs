@@ -77,6 +77,15 @@ impl Platform {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).push(store);
     }
 
+    /// Replaces every router by a new process, of the program as it is now, without a failed request.
+    pub fn replace_routers(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running
+            .iter()
+            .filter(|child| child.component.name.starts_with("router-"))
+            .for_each(Supervised::replace);
+    }
+
     /// Told whenever a component ended or was started again.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()

@@ -46,13 +46,17 @@ impl ProcessRecord {
     pub fn save(&self, data: &DataDir) -> anyhow::Result<()> {
         let directory = directory(data);
         crate::data_dir::make_directory(&directory)?;
-        let file = directory.join(format!("{}.json", self.component));
-        write_private(&file, &serde_json::to_vec(self)?)
+        write_private(&directory.join(self.file_name()), &serde_json::to_vec(self)?)
     }
 
     /// Forgets it.
     pub fn remove(&self, data: &DataDir) {
-        let _ = std::fs::remove_file(directory(data).join(format!("{}.json", self.component)));
+        let _ = std::fs::remove_file(directory(data).join(self.file_name()));
+    }
+
+    /// For a moment there are two processes of a component that is replaced.
+    fn file_name(&self) -> String {
+        format!("{}.{}.json", self.component, self.process_id)
     }
 
     /// Sends a signal, if it is still the same process.

@@ -9,6 +9,7 @@ use std::{
     os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Signal, kill_process_group};
 use tokio::{
     process::{Child, Command},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,7 @@ pub struct Supervised {
     pub component: Component,
     status: watch::Receiver<Status>,
     stop: CancellationToken,
+    replace: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -91,15 +93,23 @@ impl Supervised {
         let (status_sender, status) =
             watch::channel(Status { process_id: child.id(), ..Status::default() });
         let stop = CancellationToken::new();
+        let replace = Arc::new(Notify::new());
         let keeper = Keeper {
             component: component.clone(),
             data: data.clone(),
             status: status_sender,
             stop: stop.clone(),
+            replace: Arc::clone(&replace),
             hurry,
         };
         let task = tokio::spawn(keeper.keep(child, record));
-        Ok(Self { component, status, stop, task })
+        Ok(Self { component, status, stop, replace, task })
+    }
+
+    /// Starts another process of the same beside it, which takes over from the first; only for
+    /// programs that can. The first one goes on if the other does not get ready.
+    pub fn replace(&self) {
+        self.replace.notify_one();
     }
 
     /// Its process and its exits, now and whenever they change.
@@ -152,23 +162,53 @@ struct Keeper {
     data: DataDir,
     status: watch::Sender<Status>,
     stop: CancellationToken,
+    replace: Arc<Notify>,
     hurry: CancellationToken,
 }
+
+/// A process and its record.
+type Running = (Child, ProcessRecord);
 
 impl Keeper {
     async fn keep(self, mut child: Child, mut record: ProcessRecord) {
         let mut pause = FIRST_PAUSE;
+        let mut next: Option<Running> = None;
         loop {
             let begun = Instant::now();
             let ended = tokio::select! {
                 ended = child.wait() => ended,
+                () = self.replace.notified(), if next.is_none() => {
+                    next = self.start_next();
+                    continue;
+                }
+                how = end_of(next.as_mut()) => {
+                    progress::note(format!(
+                        "the new process of {} {how}; the old one goes on (its log: {})",
+                        self.component.name,
+                        self.component.log.display()
+                    ));
+                    if let Some((_, record)) = next.take() {
+                        record.remove(&self.data);
+                    }
+                    continue;
+                }
                 () = self.stop.cancelled() => {
+                    if let Some((mut child, record)) = next {
+                        self.end(&mut child).await;
+                        record.remove(&self.data);
+                    }
                     self.end(&mut child).await;
                     record.remove(&self.data);
                     return;
                 }
             };
             record.remove(&self.data);
+            if let Some(taken_over) = next.take() {
+                (child, record) = taken_over;
+                self.status.send_modify(|status| status.process_id = child.id());
+                progress::note(format!("{} was replaced", self.component.name));
+                continue;
+            }
             let how = ended.map_or_else(|error| error.to_string(), in_words);
             self.status.send_modify(|status| {
                 status.process_id = None;
@@ -188,8 +228,18 @@ impl Keeper {
         }
     }
 
+    fn start_next(&self) -> Option<Running> {
+        match spawn(&self.component, &self.data) {
+            Ok(next) => Some(next),
+            Err(error) => {
+                progress::note(format!("{} is not replaced: {error:#}", self.component.name));
+                None
+            }
+        }
+    }
+
     /// None when it is to stop in the meantime.
-    async fn start_again(&self, pause: &mut Duration) -> Option<(Child, ProcessRecord)> {
+    async fn start_again(&self, pause: &mut Duration) -> Option<Running> {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(*pause) => {}
@@ -220,6 +270,12 @@ impl Keeper {
             let _ = child.wait().await;
         }
     }
+}
+
+/// How a process ended; never for none.
+async fn end_of(running: Option<&mut Running>) -> String {
+    let Some((child, _)) = running else { return std::future::pending().await };
+    child.wait().await.map_or_else(|error| error.to_string(), in_words)
 }
 
 fn signal(child: &Child, signal: Signal) {
@@ -324,6 +380,32 @@ mod tests {
         child.stop().await;
         assert!(!super::super::process::is_alive(second));
         assert!(super::super::process::records(&data).expect("read").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_process_is_replaced_when_the_old_one_has_gone() {
+        let (directory, data) = data();
+        // The second one finds the first one's mark and asks it to go.
+        let mark = directory.path().join("mark");
+        let script = format!(
+            "trap 'exit 0' TERM; [ -e {0} ] && kill \"$(cat {0})\"; echo $$ > {0}; \
+             while :; do sleep 0.05; done",
+            mark.display()
+        );
+        let hurry = CancellationToken::new();
+        let child = Supervised::start(shell(&data, &script), &data, hurry).expect("starts");
+        let mut status = child.status();
+        let first = status.borrow().process_id.expect("runs");
+        while !mark.exists() {
+            tokio::task::yield_now().await;
+        }
+        child.replace();
+        let replaced = status.wait_for(|status| status.process_id != Some(first));
+        let second = replaced.await.expect("kept").clone();
+        assert_eq!(second.exits, 0, "it did not fail");
+        assert_eq!(super::super::process::records(&data).expect("read").len(), 1);
+        child.stop().await;
+        assert!(!super::super::process::is_alive(second.process_id.expect("runs")));
     }
 
     #[tokio::test]

@@ -139,6 +139,11 @@ impl Stream {
 
     /// Sends `request` and reads until the router closes, or a whole answer came.
     pub async fn exchange(mut self, request: &[u8]) -> Answer {
+        self.ask(request).await
+    }
+
+    /// The same on a connection that may be used again.
+    pub async fn ask(&mut self, request: &[u8]) -> Answer {
         // The router may answer and close before it has taken everything.
         let _ = self.bytes.write_all(request).await;
         let _ = self.bytes.flush().await;

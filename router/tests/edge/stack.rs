@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
+use rustls_pki_types::CertificateDer;
 use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
@@ -33,6 +34,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Site {
     pub id: SiteId,
     pub instance: Instance,
+}
+
+/// Where clients connect, and whom they trust.
+#[derive(Clone)]
+pub struct Doors {
+    https: SocketAddr,
+    authority: CertificateDer<'static>,
+}
+
+impl Doors {
+    pub async fn connect(&self, server_name: &str) -> Stream {
+        Stream::tls(self.https, server_name, &self.authority, true).await.expect("a handshake")
+    }
+
+    pub async fn http2(&self, server_name: &str) -> SendRequest<Full<bytes::Bytes>> {
+        Stream::http2(self.https, server_name, &self.authority).await
+    }
 }
 
 pub struct Stack {
@@ -278,36 +296,56 @@ impl Stack {
     // The router.
 
     pub async fn start_router(&mut self) {
-        let ready = self.path("ready.json");
-        let _ = std::fs::remove_file(&ready);
+        let _ = std::fs::remove_file(self.path("ready.json"));
+        self.router = Some(self.spawn_router(([127, 0, 0, 1], 0).into()));
+        self.read_ready(None).await;
+    }
+
+    /// Starts another router in the place of the one that runs. Returns the old one.
+    pub async fn replace_router(&mut self) -> Child {
+        let new = self.spawn_router(self.https);
+        let id = new.id();
+        let old = self.router.replace(new).expect("runs");
+        self.read_ready(Some(id)).await;
+        old
+    }
+
+    fn spawn_router(&self, https: SocketAddr) -> Child {
         let config = serde_json::json!({
             "name": "router-test",
             "region": REGION,
             "platform_domain": PLATFORM,
-            "https_listen": "127.0.0.1:0",
+            "https_listen": https,
             "http_listen": "127.0.0.1:0",
             "admin_listen": "127.0.0.1:0",
             "control_database_url": self.database.url(),
             "region_keys": self.path("ring.json"),
             "snapshot_file": self.path("routes.snapshot"),
-            "ready_file": &ready,
+            "ready_file": self.path("ready.json"),
+            "handover_socket": self.path("handover"),
             "log": "info",
             "drain_secs": 10,
             "limits": self.limits,
+            "workers": 2,
         });
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
         let log = std::fs::File::options().create(true).append(true).open(self.path("router.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_router"))
+        Command::new(env!("CARGO_BIN_EXE_router"))
             .arg("--config")
             .arg(self.path("router.json"))
             .stderr(log.expect("has a log"))
             .spawn()
-            .expect("the router runs");
-        self.router = Some(child);
+            .expect("the router runs")
+    }
+
+    async fn read_ready(&mut self, process: Option<u32>) {
         let begun = Instant::now();
         let ready: serde_json::Value = loop {
-            if let Ok(text) = std::fs::read(&ready) {
-                break serde_json::from_slice(&text).expect("is JSON");
+            if let Ok(text) = std::fs::read(self.path("ready.json")) {
+                let ready: serde_json::Value = serde_json::from_slice(&text).expect("is JSON");
+                if process.is_none_or(|process| ready["process_id"] == process) {
+                    break ready;
+                }
             }
             assert!(begun.elapsed() < PATIENCE, "the router does not start: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -343,6 +381,11 @@ impl Stack {
         let known = self.named.lock().expect("not poisoned").iter().any(|name| name == server_name);
         let stream = Stream::tls(self.https, server_name, self.issuer.der(), known).await;
         stream.expect("a handshake")
+    }
+
+    /// For clients that are tasks of their own.
+    pub fn doors(&self) -> Doors {
+        Doors { https: self.https, authority: self.issuer.der().clone() }
     }
 
     pub async fn https(&self, server_name: &str, request: &[u8]) -> Answer {

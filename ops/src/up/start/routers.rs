@@ -67,6 +67,7 @@ async fn start_router(
         "region_keys": key_ring_file(data, region),
         "snapshot_file": data.root().join("snapshots").join(format!("{name}.snapshot")),
         "ready_file": ready_file,
+        "handover_socket": data.run().join(format!("{name}.handover")),
         "log": "info",
         "drain_secs": platform::DRAIN.as_secs(),
     });

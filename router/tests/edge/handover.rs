@@ -1,0 +1,134 @@
+//! One router follows another while clients ask without a pause.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+
+use crate::{A, get, stack::Stack};
+
+/// How often the router is replaced; more by hand.
+const TIMES: usize = 3;
+
+#[allow(clippy::disallowed_methods, reason = "how often is asked for by hand")]
+fn times() -> usize {
+    std::env::var("HANDOVERS").ok().and_then(|times| times.parse().ok()).unwrap_or(TIMES)
+}
+
+/// What clients saw so far.
+#[derive(Default)]
+struct Seen {
+    answers: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Seen {
+    fn note(&self, status: u16, body: &str) {
+        assert_eq!((status, body), (200, "alpha"), "a request failed");
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every kind of client had some more answers.
+    async fn more(&self) {
+        let before = self.answers.load(Ordering::Relaxed);
+        while self.answers.load(Ordering::Relaxed) < before + 20 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_one_router_follows_another() {
+    let mut stack = Stack::start().await;
+    let site = stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+    let mut tunnel = stack.connect(A).await;
+    tunnel
+        .send(format!(
+            "GET /socket HTTP/1.1\r\nHost: {A}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ))
+        .await;
+    tunnel.read_until("101 Switching Protocols").await;
+
+    let doors = stack.doors();
+    let seen = Arc::new(Seen::default());
+    let clients = [
+        tokio::spawn(keep_alive(doors.clone(), Arc::clone(&seen))),
+        tokio::spawn(one_by_one(doors.clone(), Arc::clone(&seen))),
+        tokio::spawn(http2(doors, Arc::clone(&seen))),
+    ];
+    for round in 0..times() {
+        seen.more().await;
+        let mut old = stack.replace_router().await;
+        if round == 0 {
+            // The old router serves it as long as it drains.
+            tunnel.send("still there".to_owned()).await;
+            tunnel.read_until("still there").await;
+            drop(std::mem::replace(&mut tunnel, stack.connect(A).await));
+        }
+        seen.more().await;
+        let ended = tokio::task::spawn_blocking(move || old.wait()).await.expect("is waited for");
+        assert!(ended.expect("ends").success(), "the old router drains and exits with 0");
+    }
+    seen.over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no request failed");
+    }
+    let taken = site.instance.requests().iter().filter(|path| *path == "/who").count();
+    assert_eq!(taken as u64, seen.answers.load(Ordering::Relaxed), "each request came once");
+    let (clean, log) = stack.stop_router().await;
+    assert!(clean && log.contains("took over from the router before"), "{log}");
+}
+
+async fn keep_alive(doors: crate::stack::Doors, seen: Arc<Seen>) {
+    let request = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    let mut stream = doors.connect(A).await;
+    while seen.goes_on() {
+        let answer = stream.ask(request.as_bytes()).await;
+        seen.note(answer.status, &answer.body);
+        if answer.header("connection") == Some("close") {
+            stream = doors.connect(A).await;
+        }
+    }
+}
+
+async fn one_by_one(doors: crate::stack::Doors, seen: Arc<Seen>) {
+    while seen.goes_on() {
+        let answer = doors.connect(A).await.exchange(get(A, "/who").as_bytes()).await;
+        seen.note(answer.status, &answer.body);
+    }
+}
+
+/// RFC 9113 section 6.8: the router says up to which request it went, and this is a later one.
+fn is_good_bye(error: &hyper::Error) -> bool {
+    format!("{error:?}").contains("GoAway(b\"\", NO_ERROR, Remote)")
+}
+
+async fn http2(doors: crate::stack::Doors, seen: Arc<Seen>) {
+    let mut sender = doors.http2(A).await;
+    while seen.goes_on() {
+        if sender.ready().await.is_err() {
+            // The router has said good-bye before it took the request.
+            sender = doors.http2(A).await;
+            continue;
+        }
+        let request = http::Request::get(format!("https://{A}/who"));
+        let request = request.body(Full::<Bytes>::default()).expect("is a request");
+        let answer = match sender.send_request(request).await {
+            // The good-bye came first: it was not taken, and the same is asked again.
+            Err(error) if error.is_canceled() || is_good_bye(&error) => continue,
+            answer => answer.expect("an answer"),
+        };
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        seen.note(status, &String::from_utf8_lossy(&body));
+    }
+}
