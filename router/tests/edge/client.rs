@@ -106,6 +106,11 @@ impl Stream {
         self.bytes.write_all(data).await.is_ok() && self.bytes.flush().await.is_ok()
     }
 
+    /// How much came that was not asked for yet, in bytes. Only right for plain text.
+    pub fn buffered(&self) -> usize {
+        self.unread.len()
+    }
+
     /// What comes next; nothing at the end.
     pub async fn read_some(&mut self) -> Vec<u8> {
         let mut buffer = vec![0; 64 * 1024];
@@ -116,6 +121,20 @@ impl Stream {
         };
         buffer.truncate(length);
         buffer
+    }
+
+    /// Reads until one of `texts` came, and says which.
+    pub async fn read_until_any<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+        loop {
+            let found = texts.iter().filter_map(|text| Some((self.unread.find(text)?, *text)));
+            if let Some((at, text)) = found.min() {
+                self.unread.drain(..at + text.len());
+                return text;
+            }
+            let more = self.read_some().await;
+            assert!(!more.is_empty(), "closed before {texts:?}, after {:?}", self.unread);
+            self.unread.push_str(&String::from_utf8_lossy(&more));
+        }
     }
 
     /// Reads until `text` came.

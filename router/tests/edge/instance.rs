@@ -41,6 +41,7 @@ struct Shared {
     fenced: AtomicBool,
     writes: Mutex<Vec<String>>,
     sunk_bytes: AtomicU64,
+    babbles: AtomicBool,
     events: tokio::sync::broadcast::Sender<&'static str>,
 }
 
@@ -54,6 +55,7 @@ impl Instance {
             fenced: AtomicBool::new(false),
             writes: Mutex::default(),
             sunk_bytes: AtomicU64::new(0),
+            babbles: AtomicBool::new(false),
             events: tokio::sync::broadcast::Sender::new(16),
         };
         let instance =
@@ -75,6 +77,10 @@ impl Instance {
                     () = closing.cancelled() => return,
                 };
                 let (shared, closing) = (Arc::clone(&shared), closing.clone());
+                if shared.babbles.load(Ordering::SeqCst) {
+                    tokio::spawn(babble(stream));
+                    continue;
+                }
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(Arc::clone(&shared), request));
                     let connection = http1::Builder::new()
@@ -114,6 +120,11 @@ impl Instance {
     /// What was posted to `/write`, in the order in which it was taken.
     pub fn writes(&self) -> Vec<String> {
         self.shared.writes.lock().expect("not poisoned").clone()
+    }
+
+    /// Says more than it was asked on new connections, or does so no more.
+    pub fn babble(&self, babbles: bool) {
+        self.shared.babbles.store(babbles, Ordering::SeqCst);
     }
 
     /// How much was posted to `/sink`.
@@ -176,6 +187,7 @@ async fn answer(
         }
         "/echo" => Response::new(request.into_body().boxed_unsync()),
         "/write" => write(&shared, request).await,
+        "/trailers" => trailers(request).await,
         "/events" => events(&shared),
         "/sink" => {
             while let Some(Ok(frame)) = request.body_mut().frame().await {
@@ -196,6 +208,32 @@ async fn answer(
         "/socket" => socket(request),
         _ => text(StatusCode::NOT_FOUND, "no such page"),
     })
+}
+
+/// Answers each request, and then once more without having been asked.
+async fn babble(mut stream: tokio::net::UnixStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(1..) = stream.read(&mut buffer).await {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nalpha";
+        let _ = stream.write_all(answer.as_bytes()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let unasked = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+        let _ = stream.write_all(unasked.as_bytes()).await;
+    }
+}
+
+/// The trailers that came, as text.
+async fn trailers(request: Request<Incoming>) -> Response<Body> {
+    let Ok(body) = request.into_body().collect().await else {
+        return text(StatusCode::BAD_REQUEST, "");
+    };
+    let lines: Vec<String> = body
+        .trailers()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or("?")))
+        .collect();
+    text(StatusCode::OK, lines.join("\n"))
 }
 
 /// Takes what is posted, unless it is fenced.

@@ -266,6 +266,22 @@ impl Stack {
         .expect("is updated");
     }
 
+    pub async fn raise_upload_limit(&self, bytes: u64) {
+        sqlx::query("update plan set max_upload_bytes = $1 where name = 'starter'")
+            .bind(i64::try_from(bytes).expect("is a size"))
+            .execute(&mut self.database.sql().await)
+            .await
+            .expect("is updated");
+    }
+
+    /// A change of nothing: the sites of the plan get a new version.
+    pub async fn touch_plan(&self) {
+        sqlx::query("update plan set display_name = display_name where name = 'starter'")
+            .execute(&mut self.database.sql().await)
+            .await
+            .expect("is updated");
+    }
+
     /// What the router says of a site, once it is as wished.
     pub async fn site_until(
         &self,
@@ -386,6 +402,10 @@ impl Stack {
     /// For clients that are tasks of their own.
     pub fn doors(&self) -> Doors {
         Doors { https: self.https, authority: self.issuer.der().clone() }
+    }
+
+    pub async fn try_connect(&self, server_name: &str) -> std::io::Result<Stream> {
+        Stream::tls(self.https, server_name, self.issuer.der(), true).await
     }
 
     pub async fn https(&self, server_name: &str, request: &[u8]) -> Answer {
