@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use control_types::{headers as internal, state::SiteState};
+use control_types::state::SiteState;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request::Parts,
     uri::PathAndQuery,
@@ -18,12 +18,14 @@ use tokio::time::{Duration, Instant, sleep_until};
 pub mod answer;
 mod events;
 pub mod headers;
+mod refusal;
 mod tunnel;
 mod websocket;
 pub mod upload;
 
 use answer::{AnswerBody, Stream};
 use headers::Stamp;
+use refusal::Refusal;
 use upload::{RequestBody, Upload, announced_bytes};
 
 use crate::{
@@ -100,13 +102,6 @@ pub async fn forward(
     forwarding.answer(response, connection, client_upgrade, record)
 }
 
-/// What an instance says when it did not process a request.
-enum Refusal {
-    WrongSite,
-    WrongGeneration,
-    Fenced,
-}
-
 impl Forwarding<'_> {
     /// Sends the request until an instance processes it.
     async fn run(
@@ -125,7 +120,7 @@ impl Forwarding<'_> {
             match outcome {
                 Ok(response) => {
                     record.upstream = Some(begun.elapsed());
-                    let Some(refusal) = refusal(&response) else {
+                    let Some(refusal) = Refusal::of(&response) else {
                         return Ok((response, connection));
                     };
                     drop((response, connection));
@@ -387,23 +382,6 @@ pub fn check_state(site: &Site) -> Result<(), Reason> {
         SiteState::Suspended => Err(Reason::Suspended),
         SiteState::Deleting => Err(Reason::Deleting),
         SiteState::Creating | SiteState::Deleted => Err(Reason::UnknownHost),
-    }
-}
-
-fn refusal(response: &Response<Incoming>) -> Option<Refusal> {
-    let value = response.headers().get(internal::REFUSED)?;
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE && value == internal::REFUSED_FENCED {
-        return Some(Refusal::Fenced);
-    }
-    if response.status() != StatusCode::MISDIRECTED_REQUEST {
-        return None;
-    }
-    if value == internal::REFUSED_SITE {
-        Some(Refusal::WrongSite)
-    } else if value == internal::REFUSED_GENERATION {
-        Some(Refusal::WrongGeneration)
-    } else {
-        None
     }
 }
 

@@ -12,6 +12,7 @@ mod browser_flow;
 mod crash;
 mod demo_sites;
 mod enums;
+mod hold;
 mod instances;
 mod isolation;
 mod killed;
@@ -51,6 +52,7 @@ const SHARED: &[(&str, Shared)] = shared![
     refusals::the_api_describes_itself,
     isolation::a_site_reaches_only_its_own,
     instances::a_sleeping_site_wakes_once,
+    hold::nobody_sees_a_held_site,
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,
