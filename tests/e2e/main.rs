@@ -16,6 +16,7 @@ mod hold;
 mod instances;
 mod isolation;
 mod killed;
+mod places_down;
 mod refusals;
 mod secrets;
 mod site_life;
@@ -61,6 +62,7 @@ const SHARED: &[(&str, Shared)] = shared![
 
 const OWN: &[(&str, Own)] = own![
     killed::the_provisioner_is_killed_during_creates,
+    places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];
 

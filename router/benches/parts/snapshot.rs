@@ -1,0 +1,163 @@
+//! A router that has its routes from a snapshot only: any number of sites, without a control database.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use control_types::{
+    Generation, SiteId,
+    seal::{KeyRing, certificate_key},
+    state::{DomainKind, SiteState},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use router::{
+    certificates::SealedCertificate,
+    route_table::{Reading, RouteRow, Table},
+    snapshot,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+pub const REGION: &str = "id-jakarta";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a site needs to be routed.
+pub struct Named {
+    pub hostname: String,
+    pub upstream: String,
+}
+
+/// An authority, and the ring that seals what it issues.
+pub struct Makers {
+    pub issuer: CertifiedIssuer<'static, KeyPair>,
+    pub ring: KeyRing,
+}
+
+impl Makers {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("has no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("makes a key");
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).expect("signs itself"),
+            ring: KeyRing::generate(REGION).expect("random bytes"),
+        }
+    }
+
+    /// A certificate for `hostname` and its key, in PEM.
+    pub fn certify(&self, hostname: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("makes a key");
+        let params = CertificateParams::new([hostname.to_owned()]).expect("has a name");
+        let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+pub fn row(site: SiteId, named: &Named, version: i64) -> RouteRow {
+    RouteRow {
+        hostname: named.hostname.clone(),
+        domain_kind: DomainKind::Platform,
+        is_primary: true,
+        primary_hostname: Some(named.hostname.clone()),
+        site_id: site,
+        slug: named.hostname.split('.').next().unwrap_or_default().to_owned(),
+        site_name: format!("The institution of {}", named.hostname),
+        default_language: "en".to_owned(),
+        site_state: SiteState::Active,
+        generation: Generation(1),
+        region: REGION.to_owned(),
+        upstream: Some(named.upstream.clone()),
+        max_body_bytes: 1 << 30,
+        version,
+        requests_per_second: 1_000_000,
+        request_burst: 1_000_000,
+        max_concurrent_requests: 100_000,
+        hsts_max_age_secs: 31_536_000,
+        hold_id: None,
+        hold_deadline: None,
+    }
+}
+
+pub fn certificate(
+    makers: &Makers,
+    site: SiteId,
+    hostname: &str,
+    (chain, key): &(String, String),
+) -> Arc<SealedCertificate> {
+    let id = Uuid::now_v7();
+    let key = makers.ring.seal(&certificate_key(id), key.as_bytes()).expect("is sealed");
+    let certificate =
+        SealedCertificate::from_pem(id, Some(site), hostname, chain, key, i64::MAX, 1);
+    Arc::new(certificate.expect("is a certificate"))
+}
+
+/// A running router. It ends when this is dropped.
+pub struct Running {
+    pub child: Child,
+    pub https: SocketAddr,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the router's binary with the table; `before` comes in front of the command line.
+pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) -> Running {
+    let path = |name: &str| directory.join(name);
+    let bytes = snapshot::encode(table, REGION, OffsetDateTime::now_utc()).expect("encodes");
+    snapshot::write(&path("routes.snapshot"), &bytes).expect("writes");
+    std::fs::write(path("ring.json"), makers.ring.to_json()).expect("writes");
+    let ready = path("ready.json");
+    let _ = std::fs::remove_file(&ready);
+    let config = serde_json::json!({
+        "name": "bench", "region": REGION, "platform_domain": "localhost",
+        "https_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0",
+        "admin_listen": "127.0.0.1:0",
+        // Nobody is there: the table stays what the snapshot said.
+        "control_database_url": "postgres://router@localhost:1/none",
+        "region_keys": path("ring.json"), "snapshot_file": path("routes.snapshot"),
+        "ready_file": &ready, "workers": 1, "drain_secs": 1,
+    });
+    std::fs::write(path("router.json"), config.to_string()).expect("writes");
+    let log = std::fs::File::create(path("router.log")).expect("has a log");
+    let binary = env!("CARGO_BIN_EXE_router");
+    let mut command = match before {
+        [] => Command::new(binary),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
+    let child = command.arg("--config").arg(path("router.json")).stderr(log).spawn();
+    let child = child.expect("the router runs");
+    let begun = Instant::now();
+    let ready: serde_json::Value = loop {
+        if let Ok(text) = std::fs::read(&ready) {
+            break serde_json::from_slice(&text).expect("is JSON");
+        }
+        assert!(begun.elapsed() < PATIENCE, "the router does not start");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let https = ready["https"].as_str().and_then(|text| text.parse().ok()).expect("an address");
+    Running { child, https }
+}
+
+/// A table of some sites.
+pub fn table(makers: &Makers, all: &[Named]) -> Table {
+    let mut reading = Reading::default();
+    for named in all {
+        let site = SiteId::generate();
+        reading.routes.push(row(site, named, 1));
+        let issued = makers.certify(&named.hostname);
+        reading.certificates.push(certificate(makers, site, &named.hostname, &issued));
+    }
+    Table::default().merge(reading, true).expect("merges").table
+}

@@ -1,0 +1,251 @@
+//! The router beside nginx, HAProxy and Caddy, in one run: CPU time of the proxy for one request, as
+//! the best of several rounds that take turns. Run by hand, on a machine that is otherwise quiet:
+//! `cargo bench -p router --bench proxies`. Needs nginx, wrk and h2load (nghttp2-client); haproxy and
+//! caddy are measured when they are there.
+//!
+//! Every proxy has one thread, pinned to core 0; the load and the instance (an nginx that answers
+//! 1 KiB from memory) are on core 1. All have an ECDSA P-256 certificate and TLS 1.3. The router has
+//! everything on: routes, limits, metrics, the access log into a file. The others log nothing.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "run by hand")]
+
+#[path = "parts/snapshot.rs"]
+mod snapshot;
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use snapshot::{Makers, Named, start, table};
+
+const ROUNDS: usize = 5;
+const SECONDS: &str = "2";
+const HOST: &str = "localhost";
+
+/// A program that was started, with all its children.
+struct Group(Child);
+
+impl Group {
+    fn start(core: &str, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new("taskset");
+        command.args(["-c", core, program]).args(arguments).process_group(0);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+        Self(command.spawn().expect("is installed"))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// CPU seconds of all processes of a group.
+fn cpu_seconds(group: u32) -> f64 {
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc").expect("is there").filter_map(Result::ok) {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        if fields[2].parse() == Ok(group) {
+            ticks +=
+                fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
+        }
+    }
+    #[allow(clippy::cast_precision_loss, reason = "few ticks")]
+    let ticks = ticks as f64;
+    ticks / 100.0
+}
+
+struct Proxy {
+    name: &'static str,
+    group: u32,
+    port: u16,
+}
+
+fn installed(program: &str) -> bool {
+    let found = Command::new("which").arg(program).stdout(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
+}
+
+fn main() {
+    for program in ["nginx", "wrk", "h2load", "taskset"] {
+        assert!(installed(program), "{program} is not installed");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    let makers = Makers::new();
+    let (chain, key) = makers.certify(HOST);
+    write(at("cert.pem"), &chain);
+    write(at("key.pem"), &key);
+    write(at("both.pem"), &format!("{chain}{key}"));
+    let (backend_port, socket) = (free_port(), at("backend.sock"));
+    let backend = write(at("backend.conf"), &backend_conf(backend_port, &socket, directory.path()));
+    let _backend = Group::start("1", "nginx", &["-c", &backend.display().to_string()]);
+
+    let mut kept = Vec::new();
+    let mut proxies = Vec::new();
+    for (name, upstream) in [
+        ("router", format!("tcp:127.0.0.1:{backend_port}")),
+        ("router, unix", format!("unix:{}", socket.display())),
+    ] {
+        let own = at(name);
+        std::fs::create_dir(&own).expect("makes a directory");
+        let sites = [Named { hostname: HOST.to_owned(), upstream }];
+        let before = ["setsid", "taskset", "-c", "0"];
+        let running = start(&own, &makers, &table(&makers, &sites), &before);
+        proxies.push(Proxy { name, group: running.child.id(), port: running.https.port() });
+        kept.push(running);
+    }
+    let mut groups = Vec::new();
+    for (name, program, config) in others(directory.path(), backend_port) {
+        if !installed(program) {
+            println!("{name}: not installed");
+            continue;
+        }
+        let port = free_port();
+        let file = write(at(&format!("{name}.conf")), &config.replace("PORT", &port.to_string()));
+        let file = file.display().to_string();
+        let arguments: &[&str] = match program {
+            "nginx" => &["-c", &file],
+            "haproxy" => &["-db", "-f", &file],
+            _ => &["run", "--adapter", "caddyfile", "--config", &file],
+        };
+        let group = Group::start("0", program, arguments);
+        proxies.push(Proxy { name, group: group.0.id(), port });
+        groups.push(group);
+    }
+    for proxy in &proxies {
+        answers(proxy);
+    }
+    for (case, load) in
+        [("keep-alive h1", Load::KeepAlive), ("h2", Load::Http2), ("new connections", Load::New)]
+    {
+        measure(case, load, &proxies);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Load {
+    KeepAlive,
+    Http2,
+    New,
+}
+
+fn measure(case: &str, load: Load, proxies: &[Proxy]) {
+    let mut best: BTreeMap<&str, f64> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for proxy in proxies {
+            let before = cpu_seconds(proxy.group);
+            let requests = run(load, proxy.port);
+            let micros = (cpu_seconds(proxy.group) - before) * 1e6 / requests;
+            let known = best.entry(proxy.name).or_insert(f64::MAX);
+            *known = known.min(micros);
+        }
+    }
+    println!("{case}:");
+    let nginx = best.get("nginx").copied().unwrap_or(f64::NAN);
+    for (name, micros) in &best {
+        println!("  {name:14} {micros:7.2} us of CPU for a request, {:.2} x nginx", micros / nginx);
+    }
+}
+
+/// How many requests were answered.
+fn run(load: Load, port: u16) -> f64 {
+    let url = format!("https://{HOST}:{port}/");
+    let arguments: Vec<&str> = match load {
+        Load::KeepAlive => vec!["wrk", "-t1", "-c64", "-d", SECONDS, &url],
+        Load::New => vec!["wrk", "-t1", "-c64", "-d", SECONDS, "-H", "Connection: close", &url],
+        Load::Http2 => vec!["h2load", "-t1", "-c16", "-m16", "-D", SECONDS, &url],
+    };
+    let output = Command::new("taskset").args(["-c", "1"]).args(&arguments).output();
+    let text = String::from_utf8_lossy(&output.expect("runs").stdout).into_owned();
+    assert!(!text.contains("Non-2xx"), "{text}");
+    let found = text.lines().find_map(|line| {
+        if let Some((number, _)) = line.split_once(" requests in ") {
+            return number.trim().parse().ok();
+        }
+        let (_, after) = line.split_once("requests: ")?;
+        let done = after.split(", ").find_map(|part| part.strip_suffix(" succeeded"))?;
+        done.trim().parse().ok()
+    });
+    found.unwrap_or_else(|| panic!("{arguments:?} said {text}"))
+}
+
+fn answers(proxy: &Proxy) {
+    let begun = Instant::now();
+    let url = format!("https://{HOST}:{}/", proxy.port);
+    loop {
+        let said = Command::new("curl")
+            .args(["-sk", "-o", "/dev/null", "-w", "%{http_code}", &url])
+            .output();
+        if said.expect("curl runs").stdout == b"200" {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{} does not answer", proxy.name);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn backend_conf(port: u16, socket: &Path, directory: &Path) -> String {
+    let (body, at) = ("x".repeat(1024), directory.display());
+    format!(
+        "daemon off; worker_processes 1; pid {at}/backend.pid; error_log /dev/null;
+         events {{ worker_connections 4096; }}
+         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/b1;
+             proxy_temp_path {at}/b2; fastcgi_temp_path {at}/b3; uwsgi_temp_path {at}/b4;
+             scgi_temp_path {at}/b5;
+             server {{ listen 127.0.0.1:{port}; listen unix:{}; location / {{ return 200 '{body}'; }} }} }}",
+        socket.display()
+    )
+}
+
+fn others(directory: &Path, backend: u16) -> Vec<(&'static str, &'static str, String)> {
+    let at = directory.display();
+    let nginx = format!(
+        "daemon off; worker_processes 1; pid {at}/nginx.pid; error_log /dev/null;
+         events {{ worker_connections 4096; }}
+         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/n1;
+             proxy_temp_path {at}/n2; fastcgi_temp_path {at}/n3; uwsgi_temp_path {at}/n4;
+             scgi_temp_path {at}/n5;
+             upstream instance {{ server 127.0.0.1:{backend}; keepalive 128; keepalive_requests 100000000; }}
+             server {{ listen 127.0.0.1:PORT ssl http2; server_name {HOST};
+                 http2_max_requests 100000000;
+                 ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;
+                 ssl_protocols TLSv1.3;
+                 location / {{ proxy_pass http://instance; proxy_http_version 1.1;
+                     proxy_set_header Connection ''; proxy_set_header Host $host;
+                     proxy_set_header X-Forwarded-For $remote_addr; }} }} }}"
+    );
+    let haproxy = format!(
+        "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 5s\n  \
+         timeout client 60s\n  timeout server 60s\n  option forwardfor\n  http-reuse always\n\
+         frontend f\n  bind 127.0.0.1:PORT ssl crt {at}/both.pem alpn h2,http/1.1 ssl-min-ver TLSv1.3\n  \
+         default_backend b\nbackend b\n  server s 127.0.0.1:{backend} pool-max-conn 256\n"
+    );
+    let caddy = format!(
+        "{{\n  admin off\n  auto_https off\n}}\nhttps://{HOST}:PORT {{\n  tls {at}/cert.pem {at}/key.pem {{\n    \
+         protocols tls1.3\n  }}\n  reverse_proxy 127.0.0.1:{backend}\n}}\n"
+    );
+    vec![("nginx", "nginx", nginx), ("haproxy", "haproxy", haproxy), ("caddy", "caddy", caddy)]
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    listener.local_addr().expect("has an address").port()
+}
+
+fn write(path: PathBuf, text: &str) -> PathBuf {
+    std::fs::write(&path, text).expect("writes");
+    path
+}
