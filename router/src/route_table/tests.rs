@@ -69,7 +69,8 @@ fn a_hostname_goes_from_one_site_to_another() {
 fn connections_and_counters_outlive_a_version_but_not_a_generation() {
     let table = after(&Table::default(), all(vec![row(1, "a", 1)]));
     let pool = |table: &Table| table.route("a").and_then(|r| r.site.upstream.clone()).expect("one");
-    let counter = InFlight::begin(table.site(site(1)).expect("known"));
+    let counter =
+        crate::site_traffic::InFlight::begin(&table.site(site(1)).expect("known").traffic);
     let next = after(&table, of_sites(&[1], vec![row(1, "a", 2)]));
     assert!(Arc::ptr_eq(&pool(&table), &pool(&next)));
     let moved = RouteRow { generation: Generation(2), ..row(1, "a", 3) };

@@ -76,7 +76,7 @@ impl<'a> Attack<'a> {
     }
 
     /// Reads until the router has closed; panics if it does not.
-    async fn is_ended(mut self) {
+    async fn ends(mut self) {
         let begun = Instant::now();
         while !self.stream.read_some().await.is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(30), "{}: goes on", self.name);
@@ -121,7 +121,7 @@ async fn endless_headers(stack: &Stack) {
             break;
         }
     }
-    attack.is_ended().await;
+    attack.ends().await;
 }
 
 async fn rapid_reset(stack: &Stack, a: &Site) {
@@ -137,7 +137,7 @@ async fn rapid_reset(stack: &Stack, a: &Site) {
             break;
         }
     }
-    attack.is_ended().await;
+    attack.ends().await;
     // What was begun for it does not go on.
     stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
 }
@@ -150,13 +150,13 @@ async fn empty_data(stack: &Stack) {
             break;
         }
     }
-    attack.is_ended().await;
+    attack.ends().await;
 }
 
 async fn zero_window_update(stack: &Stack) {
     let mut attack = Attack::begin(stack, "WINDOW_UPDATE of 0").await;
     attack.send(&frame(WINDOW_UPDATE, 0, 0, &0_u32.to_be_bytes())).await;
-    attack.is_ended().await;
+    attack.ends().await;
 }
 
 async fn unread_pings(stack: &Stack) {
@@ -184,7 +184,7 @@ async fn header_bomb(stack: &Stack, a: &Site) {
     }
     attack.others_are_served().await;
     // The streams go, and then the connection, though its client answers pings.
-    attack.is_ended().await;
+    attack.ends().await;
     stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
 }
 
@@ -204,7 +204,7 @@ async fn stalled_answers(stack: &Stack, a: &Site) {
         .find_map(|line| line.strip_prefix("router_stalled_streams_total "))
         .and_then(|number| number.parse::<u32>().ok());
     assert!(stalled >= Some(50), "{stalled:?}");
-    attack.is_ended().await;
+    attack.ends().await;
 }
 
 /// The same without HTTP/2: the connection itself takes nothing.
