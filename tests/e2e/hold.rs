@@ -8,6 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{try_join, try_join_all};
+use provisioner::{
+    control_db::{ControlDb, clusters, placements},
+    secrets::Keys,
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::Stack;
 
 use crate::site_life::{create, delete};
@@ -64,16 +69,68 @@ async fn write(stack: &Stack, origin: &str, stop: &AtomicBool) -> Result<Duratio
     Ok(slowest)
 }
 
+/// What routers say of a site among their busiest, at the router of Jakarta.
+fn traffic(stack: &Stack, slug: &str) -> Result<serde_json::Value> {
+    let top = stack.cli(&["router", "top", "--once", "--json"])?.ok()?.json()?;
+    let routers = top.as_array().context("no list")?;
+    let router = routers.iter().find(|router| router["region"] == "id-jakarta");
+    let sites = router.context("no router")?["status"]["top_sites"].as_array().cloned();
+    let mut sites = sites.unwrap_or_default().into_iter();
+    Ok(sites.find(|site| site["slug"] == slug).unwrap_or_default())
+}
+
+/// The fence is in the site's database: it takes the right to write away, and nobody tells the routers.
+/// Who writes then waits, who reads does not.
+pub async fn who_writes_to_a_fenced_site_waits(stack: &Stack) -> Result<()> {
+    let origin = create(stack, "fencer").await?;
+    let visitor = stack.visitor()?;
+    visitor.sign_in(&origin, "admin@fencer.test", "a-long-password-1").await?;
+    let (mut admin, login) = administrator(stack, "fencer").await?;
+    let rights = [
+        format!("revoke {login}_rw from {login}; grant {login}_ro to {login}"),
+        format!("revoke {login}_ro from {login}; grant {login}_rw to {login}"),
+    ];
+    let [fence, open] = rights.map(AssertSqlSafe);
+    sqlx::raw_sql(fence).execute(&mut admin).await?;
+    let writing = async {
+        let post = visitor.http().post(format!("{origin}/language")).header("origin", &origin);
+        let answer = post.form(&[("language", "id"), ("next", "/courses")]).send().await?;
+        ensure!(answer.status().is_redirection(), "writing: {}", answer.status());
+        Ok(())
+    };
+    let opening = async {
+        let begun = Instant::now();
+        while traffic(stack, "fencer")?["held"] != 1 {
+            ensure!(begun.elapsed() < Duration::from_secs(10), "the write does not wait");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stack.visitor()?.read(&format!("{origin}/")).await?;
+        sqlx::raw_sql(open).execute(&mut admin).await?;
+        Ok(())
+    };
+    try_join(writing, opening).await?;
+    let page = visitor.read(&format!("{origin}/courses")).await?;
+    ensure!(page.contains("lang=\"id\""), "it was not written: {page}");
+    admin.close().await?;
+    delete(stack, "fencer").await
+}
+
+/// The administrator of the cluster of a site in Jakarta, and the name of the site's login role.
+async fn administrator(stack: &Stack, slug: &str) -> Result<(PgConnection, String)> {
+    let db = ControlDb::new(&stack.control_database_url()?)?;
+    let ring = stack.data_dir().join("secrets/region-id-jakarta.keys.json");
+    let keys = Keys::load(&[("id-jakarta".to_owned(), ring)].into())
+        .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+    let site = stack.api()?.site(slug).await?;
+    let mut connection = db.pool.acquire().await?;
+    let placement = placements::current(&mut connection, site.id).await?.context("no placement")?;
+    let cluster = clusters::get(&db.pool, &keys, placement.cluster).await?;
+    Ok((PgConnection::connect(&cluster.admin_url.0).await?, placement.database_name))
+}
+
 async fn hold_and_release(stack: &Stack) -> Result<()> {
     // The writers have begun.
-    let busy = || -> Result<serde_json::Value> {
-        let top = stack.cli(&["router", "top", "--once", "--json"])?.ok()?.json()?;
-        let routers = top.as_array().context("no list")?;
-        let router = routers.iter().find(|router| router["region"] == "id-jakarta");
-        let sites = router.context("no router")?["status"]["top_sites"].as_array().cloned();
-        let mut sites = sites.unwrap_or_default().into_iter();
-        Ok(sites.find(|site| site["slug"] == "pauser").unwrap_or_default())
-    };
+    let busy = || traffic(stack, "pauser");
     let begun = Instant::now();
     while busy()?["requests_last_minute"].as_u64() < Some(60) {
         ensure!(begun.elapsed() < Duration::from_secs(60), "the writers do not begin");
