@@ -74,6 +74,8 @@ pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Most client connections at once, if the process may have as many descriptors.
     pub connections: usize,
+    /// Most of them that are made for hostnames of one site.
+    pub connections_per_site: u64,
     /// Most connections of one client address. Of IPv6 a /64 counts as one.
     pub connections_per_address: u32,
     /// Handshakes of one address in a second, in the long run.
@@ -104,6 +106,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            connections_per_site: 10_000,
             connections_per_address: 256,
             handshakes_per_second: 50,
             handshake_burst: 200,
@@ -125,6 +128,7 @@ impl Limits {
     pub fn mistakes(&self) -> Vec<String> {
         let numbers = [
             ("connections", self.connections as u64),
+            ("connections_per_site", self.connections_per_site),
             ("connections_per_address", self.connections_per_address.into()),
             ("handshakes_per_second", self.handshakes_per_second.into()),
             ("handshake_burst", self.handshake_burst.into()),

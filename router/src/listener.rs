@@ -34,6 +34,7 @@ use crate::{
     limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_STREAMS},
     record::Client,
     request,
+    site_traffic::SiteConnection,
     tls::{self, HandshakeError},
 };
 
@@ -203,6 +204,24 @@ async fn connection(edge: Arc<Edge>, stream: TcpStream, address: SocketAddr, spe
     }
 }
 
+/// The site has too many connections.
+struct TooMany;
+
+/// Counts the connection of the site whose hostname the client named, so that no site's clients take
+/// all connections that there may be.
+fn share(edge: &Edge, client: &Client) -> Result<Option<SiteConnection>, TooMany> {
+    let Some(server_name) = client.server_name.as_deref() else { return Ok(None) };
+    let table = edge.routes.load();
+    let Some(route) = table.route(server_name) else { return Ok(None) };
+    match SiteConnection::begin(&route.site.traffic, edge.limits.connections_per_site) {
+        Some(share) => Ok(Some(share)),
+        None => {
+            edge.metrics.refused_for_site.increment(1);
+            Err(TooMany)
+        }
+    }
+}
+
 async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -242,6 +261,7 @@ async fn http2<S>(edge: &Arc<Edge>, stream: S, client: Arc<Client>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Ok(_share) = share(edge, &client) else { return };
     let activity = Activity::default();
     let service = service_fn(|request| {
         let busy = activity.begin();

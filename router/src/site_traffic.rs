@@ -29,6 +29,7 @@ pub struct SiteTraffic {
     in_flight: AtomicU64,
     held: AtomicU64,
     tunnels: AtomicU64,
+    connections: AtomicU64,
     rate: Bucket,
     saved: AtomicU32,
     few_retries: Bucket,
@@ -57,6 +58,7 @@ impl Default for SiteTraffic {
             in_flight: AtomicU64::new(0),
             held: AtomicU64::new(0),
             tunnels: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             rate: Bucket::default(),
             saved: AtomicU32::new(0),
             few_retries: Bucket::default(),
@@ -204,25 +206,39 @@ counted! {
     Tunnel, tunnels
 }
 
-/// A waiting request of a site, counted for as long as this lives.
-#[derive(Debug)]
-pub struct Held(Arc<SiteTraffic>);
+macro_rules! limited {
+    ($(#[$text:meta])* $name:ident, $field:ident) => {
+        $(#[$text])*
+        #[derive(Debug)]
+        pub struct $name(Arc<SiteTraffic>);
 
-impl Held {
-    /// Counts one more, unless there are `most` already.
-    pub fn begin(traffic: &Arc<SiteTraffic>, most: u64) -> Option<Self> {
-        if traffic.held.fetch_add(1, Ordering::SeqCst) >= most {
-            traffic.held.fetch_sub(1, Ordering::SeqCst);
-            return None;
+        impl $name {
+            /// Counts one more, unless there are `most` already.
+            pub fn begin(traffic: &Arc<SiteTraffic>, most: u64) -> Option<Self> {
+                if traffic.$field.fetch_add(1, Ordering::SeqCst) >= most {
+                    traffic.$field.fetch_sub(1, Ordering::SeqCst);
+                    return None;
+                }
+                Some(Self(Arc::clone(traffic)))
+            }
         }
-        Some(Self(Arc::clone(traffic)))
-    }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                self.0.$field.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    };
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::SeqCst);
-    }
+limited! {
+    /// A waiting request of a site, counted for as long as this lives.
+    Held, held
+}
+limited! {
+    /// A client's connection that was made for a hostname of a site, counted for as long as this
+    /// lives.
+    SiteConnection, connections
 }
 
 #[cfg(test)]

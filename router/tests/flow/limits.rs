@@ -55,7 +55,7 @@ async fn a_client_has_its_share() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_has_its_share_and_takes_nobody_elses() {
-    let stack = Stack::start().await;
+    let stack = Stack::start_with(serde_json::json!({ "connections_per_site": 25 })).await;
     let a = stack.site("alpha", &[A]).await;
     let b = stack.site("beta", &[B]).await;
     stack.arrived(A).await;
@@ -101,6 +101,18 @@ async fn a_site_has_its_share_and_takes_nobody_elses() {
     assert_eq!(status["top_sites"][0]["slug"], "alpha", "{status}");
     assert_eq!(status["top_sites"][0]["requests_last_minute"], 45, "{status}");
     assert_eq!(status["table"]["sites"], 2, "{status}");
+
+    // The connections for its hostnames: one more is closed unanswered, the other site's is not.
+    let mut kept = Vec::new();
+    for _ in 0..25 {
+        // Whoever is answered, whatever the answer, is counted.
+        let mut stream = stack.connect(A).await;
+        stream.send(format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n")).await;
+        stream.read_until("HTTP/1.1 ").await;
+        kept.push(stream);
+    }
+    assert_eq!(stack.connect(A).await.read_some().await, b"");
+    assert_eq!(stack.https(B, get(B, "/who").as_bytes()).await.body, "beta");
 }
 
 #[tokio::test(flavor = "multi_thread")]
