@@ -3,20 +3,15 @@
 //! The line holds the client's address and no other personal data: no query, no header, and no part
 //! of a path that looks like a secret.
 
-use std::{
-    borrow::Cow,
-    io::Write,
-    net::IpAddr,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-};
+use std::{borrow::Cow, net::IpAddr};
 
 use metrics::Counter;
 use serde::Serialize;
 
-/// Lines that may wait to be written.
-const QUEUE_LINES: usize = 8_192;
-/// The most written at once, in bytes.
-const BATCH_BYTES: usize = 64 * 1024;
+mod writer;
+
+use writer::Writer;
+
 const FINISH_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
 /// A part of a path at least this long may be a secret.
 const SECRET_MIN_LENGTH: usize = 24;
@@ -61,17 +56,10 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// A line to write, or somebody who waits until all lines before are written.
-#[derive(Debug)]
-enum Entry {
-    Line(Vec<u8>),
-    Mark(SyncSender<()>),
-}
-
 /// Where the lines go.
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: Option<SyncSender<Entry>>,
+    writer: Option<Writer>,
     dropped: Counter,
 }
 
@@ -82,59 +70,33 @@ impl AccessLog {
     /// When the system gives no thread.
     pub fn start() -> std::io::Result<Self> {
         let dropped = metrics::counter!("router_access_log_dropped_total");
-        if !tracing::enabled!(target: "access", tracing::Level::INFO) {
-            return Ok(Self { lines: None, dropped });
-        }
-        let (lines, queue) = sync_channel(QUEUE_LINES);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&queue))?;
-        Ok(Self { lines: Some(lines), dropped })
+        let is_on = tracing::enabled!(target: "access", tracing::Level::INFO);
+        let writer = is_on.then(|| Writer::start(std::io::stderr())).transpose()?;
+        Ok(Self { writer, dropped })
     }
 
     /// Whether lines are written at all.
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.writer.is_some()
     }
 
     /// Writes a line some time soon.
     pub fn write(&self, line: &Line<'_>) {
-        let Some(lines) = &self.lines else { return };
-        let Ok(mut text) = serde_json::to_vec(line) else { return };
-        text.push(b'\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            lines.try_send(Entry::Line(text))
-        {
+        let Some(writer) = &self.writer else { return };
+        let appended = writer.append(|buffer| {
+            // Writing into memory cannot fail, and all fields of a line can be written.
+            let _ = serde_json::to_writer(&mut *buffer, line);
+            buffer.push(b'\n');
+        });
+        if !appended {
             self.dropped.increment(1);
         }
     }
 
     /// Waits until what was logged is written, for a moment at most.
     pub fn finish(&self) {
-        let Some(lines) = &self.lines else { return };
-        let (mark, written) = sync_channel(1);
-        if lines.try_send(Entry::Mark(mark)).is_ok() {
-            let _ = written.recv_timeout(FINISH_TIMEOUT);
-        }
-    }
-}
-
-fn write_lines(queue: &Receiver<Entry>) {
-    let mut batch = Vec::with_capacity(BATCH_BYTES);
-    while let Ok(first) = queue.recv() {
-        let mut next = Some(first);
-        let mut waiting = None;
-        while let Some(entry) = next {
-            match entry {
-                Entry::Line(line) => batch.extend(line),
-                Entry::Mark(mark) => waiting = Some(mark),
-            }
-            let more = batch.len() < BATCH_BYTES && waiting.is_none();
-            next = if more { queue.try_recv().ok() } else { None };
-        }
-        // Nothing can be said about a standard error that does not take anything.
-        let _ = std::io::stderr().lock().write_all(&batch);
-        batch.clear();
-        if let Some(mark) = waiting {
-            let _ = mark.send(());
+        if let Some(writer) = &self.writer {
+            writer.finish(FINISH_TIMEOUT);
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod hold;
 pub mod site_traffic;
 pub mod rejection;
 pub mod record;
+pub mod request_id;
 pub mod access_log;
 pub mod admin;
 pub mod telemetry;

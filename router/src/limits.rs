@@ -42,7 +42,7 @@ pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection to an instance is not used again when it is older than this.
 pub const UPSTREAM_MAX_AGE: Duration = Duration::from_secs(300);
 /// Most idle connections kept to one instance.
-pub const MAX_IDLE_UPSTREAM_CONNECTIONS: usize = 32;
+pub const MAX_IDLE_UPSTREAM_CONNECTIONS: usize = 256;
 /// How long a request waits for one of these connections.
 pub const UPSTREAM_QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest head of an answer, in bytes.

@@ -228,6 +228,7 @@ where
     H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
     F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
 {
+    let Ok(_share) = share(edge, &client) else { return };
     let service = service_fn(|request| {
         let answer = handler(Arc::clone(edge), Arc::clone(&client), request);
         async move {

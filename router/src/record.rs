@@ -6,7 +6,6 @@ use std::{net::SocketAddr, sync::Arc};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Duration, Instant};
-use uuid::Uuid;
 
 use crate::{
     Edge,
@@ -15,6 +14,7 @@ use crate::{
     limits::addresses::Admission,
     listener::patient::WatchClient,
     rejection::Reason,
+    request_id,
     route_table::Site,
     site_traffic::InFlight,
 };
@@ -84,11 +84,8 @@ impl Record {
         version: Version,
     ) -> Self {
         edge.metrics.in_flight.increment(1.0);
-        let mut text = Uuid::encode_buffer();
-        let id = HeaderValue::from_str(Uuid::now_v7().simple().encode_lower(&mut text))
-            .unwrap_or(HeaderValue::from_static(""));
         Self {
-            id,
+            id: request_id::next(),
             method: method.clone(),
             host: None,
             site: None,
