@@ -6,7 +6,7 @@ use control_types::{Hostname, SiteId, Slug};
 use crate::{
     cluster::ClusterCommand, completions::CompletionsArgs, connection::ConnectionArgs,
     domain::DomainCommand, failure::Code, operation::OperationCommand, plan::PlanCommand,
-    region::RegionCommand, site::SiteCommand,
+    region::RegionCommand, router::RouterCommand, site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own
@@ -55,6 +55,9 @@ pub enum Command {
     /// The regions where sites can live
     #[command(subcommand)]
     Region(RegionCommand),
+    /// What the routers are doing
+    #[command(subcommand)]
+    Router(RouterCommand),
     /// The Postgres servers that hold sites' databases
     #[command(subcommand)]
     Cluster(ClusterCommand),

@@ -7,6 +7,7 @@ mod site;
 mod domain;
 mod operation;
 mod region;
+mod router;
 mod cluster;
 mod plan;
 mod status;
@@ -57,6 +58,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Domain(command) => domain::run(command, &connect()?, output).await,
         Command::Operation(command) => operation::run(command, &connect()?, output).await,
         Command::Region(command) => region::run(&command, &connect()?, output).await,
+        Command::Router(command) => router::run(&command, &connect()?, output).await,
         Command::Cluster(command) => cluster::run(&command, &connect()?, output).await,
         Command::Plan(command) => plan::run(&command, &connect()?, output).await,
         Command::Status => status::run(&connect()?, output).await,

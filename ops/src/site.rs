@@ -2,6 +2,7 @@
 
 mod create;
 mod delete;
+mod hold;
 
 use clap::{Args, Subcommand};
 use control_types::state::{DomainState, InstanceObserved, SiteState};
@@ -32,6 +33,10 @@ pub enum SiteCommand {
     Suspend(SuspendArgs),
     /// Open a suspended site again
     Resume(ResumeArgs),
+    /// Let a site's requests wait for a moment at all routers; nobody sees an error
+    Hold(hold::HoldArgs),
+    /// Let the requests of a held site go on
+    Release(hold::ReleaseArgs),
     /// Delete a site after a grace period
     Delete(delete::DeleteArgs),
 }
@@ -76,6 +81,8 @@ pub async fn run(
         SiteCommand::Show(args) => show(&args.site.0, connection, output).await,
         SiteCommand::Suspend(args) => suspend(args, connection, output).await,
         SiteCommand::Resume(args) => resume(args, connection, output).await,
+        SiteCommand::Hold(args) => hold::hold(args, connection, output).await,
+        SiteCommand::Release(args) => hold::release(args, connection, output).await,
         SiteCommand::Delete(args) => delete::run(args, connection, output).await,
     }
 }

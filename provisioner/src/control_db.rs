@@ -15,6 +15,7 @@ pub mod audit;
 pub mod certificates;
 pub mod clusters;
 pub mod domains;
+pub mod holds;
 pub mod instances;
 pub mod object_stores;
 pub mod operations;

@@ -23,6 +23,7 @@ use crate::{
 mod auth;
 mod description;
 mod domains;
+mod holds;
 mod operations;
 mod places;
 mod refusal;
@@ -63,6 +64,7 @@ pub fn routes(api: Api) -> Router {
         .route("/object-stores/{name}", put(places::put_object_store))
         .route("/routers", get(places::list_routers))
         .route("/routers/{name}", put(places::put_router))
+        .route("/routers/{name}/status", get(holds::router_status))
         .route("/plans", get(places::list_plans))
         .route("/sites", get(sites::list).post(sites::create))
         .route("/sites/{site}", get(sites::show).delete(sites::delete))
@@ -72,6 +74,7 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/domains/{hostname}", get(domains::show).delete(domains::remove))
         .route("/sites/{site}/domains/{hostname}/check", post(domains::check))
         .route("/sites/{site}/domains/{hostname}/primary", post(domains::make_primary))
+        .route("/sites/{site}/hold", post(holds::hold).delete(holds::release))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

@@ -9,7 +9,7 @@ use migrations::Schema;
 use provisioner::{
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
-    control_db::{ControlDb, route_changes, tokens},
+    control_db::{ControlDb, holds, route_changes, tokens},
     dns::Dns,
     engine::{Engine, EngineOptions},
     http::{self, Api},
@@ -205,7 +205,10 @@ impl Running {
             }),
             reconcilers::spawn("route changes", every(FEED), move || {
                 let feed = feed.clone();
-                async move { Ok(route_changes::prune(&feed).await.map(drop)?) }
+                async move {
+                    holds::prune(&feed).await?;
+                    Ok(route_changes::prune(&feed).await.map(drop)?)
+                }
             }),
         ];
         tasks.spawn(Arc::clone(&self.engine).run(self.shutdown.clone()));

@@ -1,5 +1,7 @@
 //! Everything that effects are made with, in one place.
 
+mod holds;
+
 use std::{sync::Arc, time::Duration};
 
 use control_types::{Hostname, SiteId};
@@ -7,6 +9,8 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use uuid::Uuid;
+
+pub use holds::HoldId;
 
 use crate::{
     certificate_authority::CertificateAuthority,

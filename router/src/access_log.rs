@@ -47,7 +47,11 @@ pub struct Line<'a> {
     pub sent_bytes: u64,
     pub duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<f64>,
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: u32,
     pub client: IpAddr,

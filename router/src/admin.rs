@@ -1,5 +1,5 @@
 //! The private listener: whether the router lives and is ready, its metrics, and what it knows of one
-//! hostname or challenge. It changes nothing.
+//! hostname or challenge, of one site and of all. It changes nothing.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -18,6 +18,8 @@ use tokio::{
 };
 
 use crate::{Edge, challenge::Challenge, limits::HEADER_TIMEOUT};
+
+mod status;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -72,6 +74,7 @@ fn answer(
             measure(edge);
             respond(StatusCode::OK, PROMETHEUS, metrics.render())
         }
+        "/status" => respond(StatusCode::OK, JSON, status::status(edge).to_string()),
         path => detail(edge, path)
             .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is no such page\n")),
     }
@@ -81,6 +84,9 @@ fn answer(
 fn detail(edge: &Edge, path: &str) -> Option<Response<Full<Bytes>>> {
     if let Some(hostname) = path.strip_prefix("/routes/") {
         return Some(route(edge, hostname));
+    }
+    if let Some(id) = path.strip_prefix("/sites/") {
+        return Some(site(edge, id));
     }
     let challenge = path.strip_prefix("/challenges/")?;
     let table = edge.routes.load();
@@ -146,9 +152,17 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
         "generation": site.generation,
         "version": site.version,
         "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),
-        "requests_in_flight": site.in_flight.load(std::sync::atomic::Ordering::SeqCst),
+        "requests_in_flight": site.traffic.counts().in_flight,
     });
     respond(StatusCode::OK, JSON, body.to_string())
+}
+
+fn site(edge: &Edge, id: &str) -> Response<Full<Bytes>> {
+    let known = id.parse().ok().and_then(|id| status::site(edge, id));
+    match known {
+        Some(body) => respond(StatusCode::OK, JSON, body.to_string()),
+        None => respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"no such site is routed here\"}"),
+    }
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -6,7 +6,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use rustls::{ServerConfig, sign::CertifiedKey};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -15,7 +14,8 @@ use crate::{
     Edge,
     challenge::Proof,
     config::network::Network,
-    limits::{HANDSHAKE_TIMEOUT, PROXY_HEADER_TIMEOUT, REFRESH_PATIENCE},
+    limits::{HANDSHAKE_TIMEOUT, PROXY_HEADER_TIMEOUT, REFRESH_PATIENCE, addresses::Admission},
+    listener::patient::{Patient, WatchClient},
     proxy_protocol::{self, Header},
     record::{Client, Way},
     tls::{self, HandshakeError, Secured, hello::Hello},
@@ -51,29 +51,51 @@ pub enum NotTaken {
     /// Another region's router believes that the site is at home here, and this router does not.
     #[error("another router passed on a connection for a site that is not at home here")]
     NotHere,
+    /// The address has as many connections as it may.
+    #[error("the address has too many connections")]
+    TooManyConnections,
+    /// The address made as many handshakes as it may for now.
+    #[error("the address makes too many handshakes")]
+    TooManyHandshakes,
     /// TLS failed.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
 }
 
+/// Whose connection it is.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The other end; behind a load balancer or another router, what that one says.
+    pub address: SocketAddr,
+    /// How the connection came.
+    pub way: Way,
+    /// What the address may take.
+    pub admission: Admission,
+}
+
 /// Whose connection it is, and the rest of what its peer said about it.
 ///
 /// # Errors
-/// When the peer may not come, or must say whom it speaks for and does not.
+/// When the peer may not come, or must say whom it speaks for and does not, or has too many
+/// connections.
 pub async fn whose(
     edge: &Edge,
     stream: &mut TcpStream,
     peer: SocketAddr,
     entrance: Entrance,
-) -> Result<(SocketAddr, Way), NotTaken> {
+) -> Result<Visitor, NotTaken> {
     let among = |networks: &[Network]| networks.iter().any(|network| network.contains(peer.ip()));
     let begins_with_header = match entrance {
         Entrance::Private if !among(&edge.trusted.routers) => return Err(NotTaken::Stranger),
         Entrance::Private => true,
         Entrance::Public => among(&edge.trusted.balancers),
     };
+    let admitted = |address: SocketAddr, way| {
+        let admission = edge.addresses.admit(address.ip()).ok_or(NotTaken::TooManyConnections)?;
+        Ok(Visitor { address, way, admission })
+    };
     if !begins_with_header {
-        return Ok((peer, Way::Straight));
+        return admitted(peer, Way::Straight);
     }
     let header = match timeout(PROXY_HEADER_TIMEOUT, proxy_protocol::read(stream)).await {
         Ok(read) => read.map_err(NotTaken::Header)?,
@@ -85,19 +107,21 @@ pub async fn whose(
         Entrance::Private if relayed => Way::Relayed,
         Entrance::Private => Way::PassedOn,
     };
-    Ok((source.unwrap_or(peer), way))
+    admitted(source.unwrap_or(peer), way)
 }
 
 /// What becomes of a TLS connection.
-pub enum Arrived<S> {
+pub enum Arrived {
     /// It is answered here.
-    Here(Box<Secured<S>>, Arc<Client>),
+    Here(Box<Secured<Patient<TcpStream>>>, Arc<Client>),
     /// It was a certificate authority, and has seen what it came for.
     Proved,
     /// It goes on to a router of this region.
     Elsewhere {
         /// The stream, of which nothing but `said` was read.
         stream: TcpStream,
+        /// Whose it is.
+        visitor: Visitor,
         /// What the client said so far.
         said: Vec<u8>,
         /// The hostname that it wants.
@@ -111,26 +135,26 @@ pub enum Arrived<S> {
 ///
 /// # Errors
 /// When the client does not do its part, or must not be answered here.
-pub async fn tls<S>(
+pub async fn tls(
     edge: &Edge,
     mut stream: TcpStream,
-    (address, way): (SocketAddr, Way),
+    visitor: Visitor,
     configuration: Arc<ServerConfig>,
-) -> Result<Arrived<S>, NotTaken>
-where
-    S: From<TcpStream> + AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<Arrived, NotTaken> {
+    if !visitor.admission.may_shake_hands(Instant::now()) {
+        return Err(NotTaken::TooManyHandshakes);
+    }
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let hello = tls::hello(&mut stream, deadline).await?;
     let end = match end_of(edge, &hello) {
-        End::Elsewhere(_) if way != Way::Straight => arrives(edge, &hello).await?,
+        End::Elsewhere(_) if visitor.way != Way::Straight => arrives(edge, &hello).await?,
         end => end,
     };
     match end {
         End::Elsewhere(region) => {
             let Hello { bytes: said, server_name, .. } = hello;
             let hostname = server_name.unwrap_or_default();
-            Ok(Arrived::Elsewhere { stream, said, hostname, region })
+            Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region })
         }
         End::Proof(certificate) => {
             tls::prove(stream, hello, certificate, deadline).await?;
@@ -139,8 +163,10 @@ where
         }
         End::Here => {
             let server_name = hello.server_name.clone();
-            let secured = tls::secure(S::from(stream), hello, configuration, deadline).await?;
-            let client = Client::new(address, server_name, true, way);
+            let gone = Arc::new(WatchClient::default());
+            let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
+            let secured = tls::secure(stream, hello, configuration, deadline).await?;
+            let client = Client::new(visitor, server_name, true, gone);
             Ok(Arrived::Here(Box::new(secured), Arc::new(client)))
         }
     }

@@ -12,6 +12,8 @@ use control_types::Hostname;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::limits::Limits;
+
 pub mod network;
 
 use network::Network;
@@ -51,6 +53,8 @@ pub struct Config {
     pub log: String,
     /// How long requests in flight may take after a request to stop.
     pub drain: Duration,
+    /// What clients may take.
+    pub limits: Limits,
     /// Threads that serve connections; as many as there are cores when absent.
     pub workers: usize,
     /// Where the next router asks for this one's sockets; without it there is no handover.
@@ -103,6 +107,7 @@ impl Config {
         let ready_file = fields.required("ready_file", "a path");
         let log = fields.optional("log", "a log filter").unwrap_or_else(|| "info".to_owned());
         let drain_secs = fields.optional("drain_secs", "a number of seconds").unwrap_or(30_u32);
+        let limits = fields.limits();
         let workers: Option<u16> = fields.optional("workers", "a number of threads");
         if workers == Some(0) {
             fields.mistakes.push("workers: at least one thread must serve".to_owned());
@@ -137,6 +142,7 @@ impl Config {
                 ready_file: ready_file?,
                 log,
                 drain: Duration::from_secs(drain_secs.into()),
+                limits,
                 workers: workers.map_or_else(cores, usize::from),
                 handover_socket,
             })
@@ -180,6 +186,20 @@ impl Fields {
         self.optional(name, "a list of networks, as in [\"10.0.0.0/8\"]").unwrap_or_default()
     }
 
+    fn limits(&mut self) -> Limits {
+        let Some(value) = self.fields.remove("limits") else { return Limits::default() };
+        match serde_json::from_value::<Limits>(value) {
+            Ok(limits) => {
+                self.mistakes.extend(limits.mistakes());
+                limits
+            }
+            Err(error) => {
+                self.mistakes.push(format!("limits: {error}"));
+                Limits::default()
+            }
+        }
+    }
+
     fn finish(mut self) -> Vec<String> {
         for name in self.fields.keys() {
             self.mistakes.push(format!("{name}: there is no such field"));
@@ -219,11 +239,16 @@ mod tests {
             .replace("127.0.0.1:8443", "nowhere")
             .replace("postgres://u:p@h/d", "mysql//hush")
             .replace("127.0.0.0/8", "127.0.0.0/64")
-            .replace("\"log\"", "\"colour\":1,\"log\"");
+            .replace("\"log\"", "\"colour\":1,\"limits\":{\"colours\":2},\"log\"");
         let mistakes = Config::parse(&bad).expect_err("is refused").join("\n");
-        for name in
-            ["name", "https_listen", "control_database_url", "colour", "passthrough_from: must be"]
-        {
+        for name in [
+            "name",
+            "https_listen",
+            "control_database_url",
+            "colour:",
+            "colours",
+            "passthrough_from: must be",
+        ] {
             assert!(mistakes.contains(name), "{name} in {mistakes}");
         }
         assert!(!mistakes.contains("hush"));

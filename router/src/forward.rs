@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use control_types::{headers as internal, state::SiteState};
+use control_types::state::SiteState;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request::Parts,
     uri::PathAndQuery,
@@ -16,18 +16,25 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Duration, Instant, sleep_until};
 
 pub mod answer;
+mod events;
 pub mod headers;
+mod refusal;
 mod relay;
 mod tunnel;
+mod websocket;
 pub mod upload;
 
 use answer::{AnswerBody, Stream};
 use headers::Stamp;
+use refusal::Refusal;
 use upload::{RequestBody, Upload, announced_bytes};
 
 use crate::{
-    Edge,
-    limits::{ANSWER_TIMEOUT, CONNECT_PATIENCE, MAX_RETRIES, REFRESH_PATIENCE, START_PATIENCE},
+    Edge, hold,
+    limits::{
+        ANSWER_TIMEOUT, CONNECT_PATIENCE, FENCED_FIRST_PAUSE, FENCED_LONGEST_PAUSE, MAX_RETRIES,
+        REFRESH_PATIENCE, START_PATIENCE,
+    },
     record::{Client, Record},
     rejection::Reason,
     route_table::{Route, Site},
@@ -49,6 +56,7 @@ struct Forwarding<'a> {
     upload: Option<Arc<Upload>>,
     websocket: bool,
     deadline: Instant,
+    fenced_pause: Duration,
 }
 
 /// An instance's answer, or the reason why there is none.
@@ -77,7 +85,7 @@ pub async fn forward(
     headers::clean_request(&mut head.headers);
     let upload = (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes));
     record.upload.clone_from(&upload);
-    let forwarding = Forwarding {
+    let mut forwarding = Forwarding {
         edge,
         client,
         authority,
@@ -86,6 +94,7 @@ pub async fn forward(
         upload,
         websocket: client_upgrade.is_some(),
         deadline: Instant::now() + CONNECT_PATIENCE,
+        fenced_pause: FENCED_FIRST_PAUSE,
     };
     let (response, connection) = forwarding.run(Arc::clone(&route.site), record).await?;
     if let Some(upload) = &forwarding.upload {
@@ -94,16 +103,10 @@ pub async fn forward(
     forwarding.answer(response, connection, client_upgrade, record)
 }
 
-/// What an instance says when it did not process a request.
-enum Refusal {
-    WrongSite,
-    WrongGeneration,
-}
-
 impl Forwarding<'_> {
     /// Sends the request until an instance processes it.
     async fn run(
-        &self,
+        &mut self,
         mut site: Arc<Site>,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Connection), Reason> {
@@ -118,14 +121,18 @@ impl Forwarding<'_> {
             match outcome {
                 Ok(response) => {
                     record.upstream = Some(begun.elapsed());
-                    let Some(refusal) = refusal(&response) else {
+                    let Some(refusal) = Refusal::of(&response) else {
                         return Ok((response, connection));
                     };
                     drop((response, connection));
+                    if matches!(refusal, Refusal::Fenced) {
+                        self.wait_for_fence(&mut site, record).await?;
+                        continue;
+                    }
                     site = self.refresh(&site, &refusal, again).await?;
                     self.edge.metrics.retries_refused.increment(1);
                 }
-                Err(error) if again && self.may_repeat(&error) => {
+                Err(error) if again && self.may_repeat(&site, &error) => {
                     only_new_connections = true;
                     self.edge.metrics.retries_not_sent.increment(1);
                 }
@@ -135,12 +142,38 @@ impl Forwarding<'_> {
         }
     }
 
-    fn may_repeat(&self, error: &SendError) -> bool {
+    /// The instance may not write any more: the request waits as if the router had been told to
+    /// hold it. The instance did nothing, so this may happen as often as the time allows.
+    async fn wait_for_fence(
+        &mut self,
+        site: &mut Arc<Site>,
+        record: &mut Record,
+    ) -> Result<(), Reason> {
+        self.edge.metrics.fenced.increment(1);
+        if self.upload.as_ref().is_some_and(|upload| !upload.is_kept()) {
+            return Err(Reason::Held);
+        }
+        let (begun, pause) = (Instant::now(), self.fenced_pause);
+        self.fenced_pause = (pause * 2).min(FENCED_LONGEST_PAUSE);
+        hold::wait_for_fence(self.edge, self.client, &self.hostname, site, pause, record).await?;
+        // Waiting takes nothing of the time that the instance has.
+        self.deadline += begun.elapsed();
+        self.update(site, Duration::ZERO, |_| true).await
+    }
+
+    fn may_repeat(&self, site: &Site, error: &SendError) -> bool {
         if self.upload.as_ref().is_some_and(|upload| upload.failure().is_some()) {
             return false;
         }
         let safe = matches!(self.head.method, Method::GET | Method::HEAD) && self.upload.is_none();
-        error.nothing_sent || (error.closed_while_idle && safe)
+        if !(error.nothing_sent || (error.closed_while_idle && safe)) {
+            return false;
+        }
+        let paid = site.traffic.may_retry();
+        if !paid {
+            self.edge.metrics.retries_over_budget.increment(1);
+        }
+        paid
     }
 
     fn failed(&self, site: &Site, record: &Record, error: &SendError) -> Reason {
@@ -177,10 +210,17 @@ impl Forwarding<'_> {
             match pool.connection(&self.edge.upstreams, new).await {
                 Ok(connection) => return Ok(connection),
                 Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
+                Err(ConnectError::Failing(_)) => {
+                    self.edge.routes.nudge();
+                    self.edge.metrics.fast_failures.increment(1);
+                    return Err(Reason::Starting);
+                }
                 Err(ConnectError::NotListening(..)) => {
                     let version = site.version;
                     self.edge.routes.nudge();
-                    let patience = self.patience(pause)?;
+                    let patience = self.patience(pause).inspect_err(|_| {
+                        pool.breaker.failed_for_long(Instant::now());
+                    })?;
                     self.update(site, patience, |route| route.site.version > version).await?;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -245,7 +285,7 @@ impl Forwarding<'_> {
                 site.id = %site.id, host, %generation,
                 "the instance at this site's address serves another site"
             ),
-            Refusal::WrongGeneration => tracing::warn!(
+            Refusal::WrongGeneration | Refusal::Fenced => tracing::warn!(
                 site.id = %site.id, host, %generation,
                 "the instance serves another generation and no newer route came"
             ),
@@ -319,7 +359,9 @@ impl Forwarding<'_> {
             };
             let instance = hyper::upgrade::on(&mut response);
             connection.release();
-            tunnel::begin(self.edge, client, instance, record.in_flight.take());
+            if let Some(site) = &record.site {
+                tunnel::begin(self.edge, client, instance, site, record.in_flight.take());
+            }
             let (mut head, _) = response.into_parts();
             headers::clean_answer(&mut head.headers, &record.id, None, true);
             return Ok((Response::from_parts(head, ()), None));
@@ -327,7 +369,12 @@ impl Forwarding<'_> {
         let (mut head, incoming) = response.into_parts();
         headers::clean_answer(&mut head.headers, &record.id, record.hsts(), false);
         head.extensions.clear();
-        let stream = Stream::new(incoming, connection, self.upload.clone(), self.edge);
+        let mut stream = Stream::new(incoming, connection, self.upload.clone(), self.edge);
+        if headers::is_event_stream(&head.headers)
+            && let Some(site) = &record.site
+        {
+            stream.ends_at_hold(site);
+        }
         Ok((Response::from_parts(head, ()), Some(stream)))
     }
 }
@@ -342,20 +389,6 @@ pub fn check_state(site: &Site) -> Result<(), Reason> {
         SiteState::Suspended => Err(Reason::Suspended),
         SiteState::Deleting => Err(Reason::Deleting),
         SiteState::Creating | SiteState::Deleted => Err(Reason::UnknownHost),
-    }
-}
-
-fn refusal(response: &Response<Incoming>) -> Option<Refusal> {
-    if response.status() != StatusCode::MISDIRECTED_REQUEST {
-        return None;
-    }
-    let value = response.headers().get(internal::REFUSED)?;
-    if value == internal::REFUSED_SITE {
-        Some(Refusal::WrongSite)
-    } else if value == internal::REFUSED_GENERATION {
-        Some(Refusal::WrongGeneration)
-    } else {
-        None
     }
 }
 

@@ -24,6 +24,8 @@ pub mod snapshot;
 pub mod forward;
 pub mod upstream;
 pub mod limits;
+pub mod hold;
+pub mod site_traffic;
 pub mod rejection;
 pub mod record;
 pub mod request_id;
@@ -36,7 +38,7 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     pin::pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -59,6 +61,8 @@ use arrival::Trusted;
 use certificates::OpenCertificates;
 use challenge::lookup::ChallengeLookup;
 use config::Config;
+use hold::AllHeld;
+use limits::{Limits, addresses::Addresses};
 use listener::{Door, Speaks};
 use passthrough::Neighbours;
 use route_source::{Freshness, RouteSource};
@@ -86,6 +90,16 @@ pub struct Edge {
     pub challenges: ChallengeLookup,
     /// Private keys in use.
     pub certificates: Arc<OpenCertificates>,
+    /// What clients may take.
+    pub limits: Limits,
+    /// What each client address takes.
+    pub addresses: Addresses,
+    /// Requests that wait for held sites.
+    pub held: AllHeld,
+    /// Connections of clients.
+    pub connections: AtomicU64,
+    /// When the process began.
+    pub begun: tokio::time::Instant,
     /// Connections to instances.
     pub upstreams: Upstreams,
     /// Which of another region's routers takes a connection over.
@@ -177,6 +191,11 @@ impl Router {
             freshness: Freshness::default(),
             challenges: ChallengeLookup::new(options),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
+            addresses: Addresses::new(&config.limits),
+            limits: config.limits.clone(),
+            held: AllHeld::default(),
+            connections: AtomicU64::new(0),
+            begun: tokio::time::Instant::now(),
             upstreams: Upstreams::new(TaskTracker::new()),
             neighbours: Neighbours::default(),
             relays: Relays::new(config.trusted_roots.as_deref())?,
@@ -227,7 +246,7 @@ impl Router {
             (Some(&http), Speaks::Http),
             (passthrough.as_ref(), Speaks::Passed(tls)),
         ];
-        let doors = doors(speaks)?;
+        let doors = doors(&edge.limits, speaks)?;
         if predecessor.is_some() {
             // It serves meanwhile: whoever comes here too early would find no certificate.
             tokio::select! {
@@ -283,8 +302,11 @@ fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
 }
 
 /// The doors that there are, with one limit for all of them.
-fn doors(speaks: [(Option<&TcpListener>, Speaks); 3]) -> std::io::Result<Vec<Door<TcpListener>>> {
-    let most = Arc::new(Semaphore::new(limits::connections()));
+fn doors(
+    limits: &Limits,
+    speaks: [(Option<&TcpListener>, Speaks); 3],
+) -> std::io::Result<Vec<Door<TcpListener>>> {
+    let most = Arc::new(Semaphore::new(limits.affordable_connections()));
     let doors = speaks.into_iter().filter_map(|(socket, speaks)| {
         let most = Arc::clone(&most);
         Some(socket?.try_clone().map(|socket| Door { socket, speaks, most }))
@@ -312,6 +334,7 @@ fn background(
     background.spawn(telemetry::upkeep(metrics.clone()));
     let private = tokio::net::TcpListener::from_std(admin)?;
     background.spawn(admin::serve(Arc::clone(edge), private, metrics));
+    background.spawn(hold::watch(Arc::clone(edge)));
     let sweeping = Arc::clone(edge);
     background.spawn(async move { sweeping.upstreams.sweep().await });
     Ok(background)

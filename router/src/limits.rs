@@ -1,9 +1,16 @@
-//! Every limit of the router that no plan sets, in one place, and what they are for.
+//! Every limit of the router that no plan sets, in one place, and what they are for. [`Limits`] are
+//! those that the configuration may change; `gcra` and `addresses` hold to them.
 
 use std::time::Duration;
 
-/// Most client connections at once, if the process may have as many descriptors.
-pub const MAX_CONNECTIONS: usize = 20_000;
+use serde::Deserialize;
+
+pub mod addresses;
+pub mod gcra;
+
+use crate::config::network::Network;
+use gcra::Rate;
+
 /// A client must have said its ClientHello, and finished the handshake, within this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest ClientHello, in bytes as they come, records included.
@@ -21,10 +28,6 @@ pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Most requests at once on an HTTP/2 connection.
 pub const MAX_STREAMS: u32 = 100;
-/// An HTTP/2 connection without a request for this long is closed.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// A client that takes nothing of an answer for this long is cut off.
-pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause inside the body of a request or an answer.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause in both directions of a WebSocket.
@@ -51,8 +54,8 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// An idle connection to an instance is closed after this. Shorter than what an instance takes to
 /// exit idle, since it does not exit while a connection is open.
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Most connections in use to one instance.
-pub const MAX_UPSTREAM_CONNECTIONS: usize = 256;
+/// A connection to an instance is not used again when it is older than this.
+pub const UPSTREAM_MAX_AGE: Duration = Duration::from_secs(300);
 /// Most idle connections kept to one instance.
 pub const MAX_IDLE_UPSTREAM_CONNECTIONS: usize = 256;
 /// How long a request waits for one of these connections.
@@ -68,16 +71,128 @@ pub const REFRESH_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a request waits for a site that has no instance yet.
 pub const START_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How many client connections there may be: [`MAX_CONNECTIONS`], or what the process may have open
-/// files for, each request needing one to the instance too. Raises the soft limit on the way.
-pub fn connections() -> usize {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut files = getrlimit(Resource::Nofile);
-    files.current = files.maximum;
-    // Without the raise the limit below is still the true one.
-    let _ = setrlimit(Resource::Nofile, files);
-    let files = getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    MAX_CONNECTIONS.min((files.saturating_sub(256) / 2).max(16))
+/// How many held requests are let go at once, and the pause before the next ones.
+pub const RELEASE_SLICE: usize = 64;
+/// See [`RELEASE_SLICE`].
+pub const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+/// The first pause before a request that an instance refused as fenced is sent again; it doubles.
+pub const FENCED_FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest one.
+pub const FENCED_LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long an event stream or a WebSocket may take to come to a boundary when its site is held.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the configuration may set under `limits`. Rates and counts of one address are not held
+/// against [`Limits::exempt`] networks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Most client connections at once, if the process may have as many descriptors.
+    pub connections: usize,
+    /// Most of them that are made for hostnames of one site.
+    pub connections_per_site: u64,
+    /// Most connections of one client address. Of IPv6 a /64 counts as one.
+    pub connections_per_address: u32,
+    /// Handshakes of one address in a second, in the long run.
+    pub handshakes_per_second: u32,
+    /// Handshakes of one address at once after a quiet time.
+    pub handshake_burst: u32,
+    /// Requests of one address in a second, in the long run.
+    pub requests_per_second: u32,
+    /// Requests of one address at once after a quiet time.
+    pub request_burst: u32,
+    /// Networks whose clients have no limits of their own, as `10.0.0.0/8`.
+    pub exempt: Vec<Network>,
+    /// Most waiting requests of one held site.
+    pub held_per_site: u64,
+    /// Most waiting requests of one address.
+    pub held_per_address: u64,
+    /// Most waiting requests in all.
+    pub held: u64,
+    /// Longest time that one request waits for a held site.
+    pub hold_secs: u32,
+    /// A client that takes nothing of an answer for this long is cut off.
+    pub write_stall_secs: u32,
+    /// An HTTP/2 connection without a request for this long is closed.
+    pub idle_secs: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            connections_per_site: 10_000,
+            connections_per_address: 256,
+            handshakes_per_second: 50,
+            handshake_burst: 200,
+            requests_per_second: 200,
+            request_burst: 1_000,
+            exempt: Network::loopback(),
+            held_per_site: 1_000,
+            held_per_address: 64,
+            held: 20_000,
+            hold_secs: 30,
+            write_stall_secs: 60,
+            idle_secs: 120,
+        }
+    }
+}
+
+impl Limits {
+    /// What is wrong with these limits.
+    pub fn mistakes(&self) -> Vec<String> {
+        let numbers = [
+            ("connections", self.connections as u64),
+            ("connections_per_site", self.connections_per_site),
+            ("connections_per_address", self.connections_per_address.into()),
+            ("handshakes_per_second", self.handshakes_per_second.into()),
+            ("handshake_burst", self.handshake_burst.into()),
+            ("requests_per_second", self.requests_per_second.into()),
+            ("request_burst", self.request_burst.into()),
+            ("write_stall_secs", self.write_stall_secs.into()),
+            ("idle_secs", self.idle_secs.into()),
+        ];
+        let zero = numbers.iter().filter(|(_, number)| *number == 0);
+        zero.map(|(name, _)| format!("limits.{name}: must be more than 0")).collect()
+    }
+
+    /// Handshakes of one address.
+    pub const fn handshakes(&self) -> Rate {
+        Rate::new(self.handshakes_per_second, self.handshake_burst)
+    }
+
+    /// Requests of one address.
+    pub const fn requests(&self) -> Rate {
+        Rate::new(self.requests_per_second, self.request_burst)
+    }
+
+    /// Longest time that one request waits for a held site.
+    pub const fn longest_hold(&self) -> Duration {
+        Duration::from_secs(self.hold_secs as u64)
+    }
+
+    /// A client that takes nothing of an answer for this long is cut off.
+    pub const fn write_stall(&self) -> Duration {
+        Duration::from_secs(self.write_stall_secs as u64)
+    }
+
+    /// An HTTP/2 connection without a request for this long is closed.
+    pub const fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_secs as u64)
+    }
+
+    /// How many client connections there may be: [`Limits::connections`], or what the process may
+    /// have open files for, each request needing one to the instance too. Raises the soft limit on
+    /// the way.
+    pub fn affordable_connections(&self) -> usize {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut files = getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        // Without the raise the limit below is still the true one.
+        let _ = setrlimit(Resource::Nofile, files);
+        let files = getrlimit(Resource::Nofile)
+            .current
+            .map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        self.connections.min((files.saturating_sub(256) / 2).max(16))
+    }
 }

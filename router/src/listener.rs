@@ -27,25 +27,23 @@ use tokio::{
     sync::Semaphore,
     time::{Duration, sleep},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     Edge,
     arrival::{self, Arrived, Entrance, NotTaken},
     forward::answer::AnswerBody,
-    limits::{
-        HEADER_TIMEOUT, IDLE_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS,
-        MAX_STREAMS,
-    },
+    limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_STREAMS},
     passthrough::{self, Carrying},
     record::Client,
     request,
+    site_traffic::SiteConnection,
     tls::HandshakeError,
 };
 
-mod stalling;
+pub mod patient;
+pub mod stall;
 
-use stalling::Stalling;
+use patient::{Patient, WatchClient};
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -128,6 +126,7 @@ pub async fn serve(edge: Arc<Edge>, door: Door<TcpListener>) {
             let _permit = permit;
             inside.metrics.accepted.increment(1);
             inside.metrics.connections.increment(1.0);
+            inside.connections.fetch_add(1, Ordering::Relaxed);
             let _counted = Counted(Arc::clone(&inside));
             connection(inside, stream, address, speaks).await;
         });
@@ -150,6 +149,7 @@ struct Counted(Arc<Edge>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.metrics.connections.decrement(1.0);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -163,29 +163,29 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
         Speaks::Https(_) | Speaks::Http => Entrance::Public,
     };
     // Also while the router stops: whoever has got so far gets an answer.
-    let arriving = async {
-        let whose = arrival::whose(&edge, &mut stream, peer, entrance).await?;
-        Ok(match speaks {
-            Speaks::Http => (whose, Err(stream)),
-            Speaks::Https(configuration) | Speaks::Passed(configuration) => {
-                (whose, Ok(arrival::tls::<Stalling<_>>(&edge, stream, whose, configuration).await?))
-            }
-        })
+    let visitor = match arrival::whose(&edge, &mut stream, peer, entrance).await {
+        Ok(visitor) => visitor,
+        Err(not_taken) => return refused(&edge, peer, &not_taken),
     };
-    match arriving.await {
-        Err(not_taken) => refused(&edge, peer, &not_taken),
-        Ok(((address, way), Err(stream))) => {
-            let client = Arc::new(Client::new(address, None, false, way));
-            http1(&edge, Stalling::from(stream), client, request::redirect).await;
+    let configuration = match speaks {
+        Speaks::Http => {
+            let gone = Arc::new(WatchClient::default());
+            let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
+            let client = Arc::new(Client::new(visitor, None, false, gone));
+            return http1(&edge, stream, client, request::redirect).await;
         }
-        Ok((_, Ok(Arrived::Proved))) => {
+        Speaks::Https(configuration) | Speaks::Passed(configuration) => configuration,
+    };
+    match arrival::tls(&edge, stream, visitor, configuration).await {
+        Err(not_taken) => refused(&edge, peer, &not_taken),
+        Ok(Arrived::Proved) => {
             tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
         }
-        Ok(((address, _), Ok(Arrived::Elsewhere { stream, said, hostname, region }))) => {
-            let carrying = Carrying { address, hostname, region };
+        Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region }) => {
+            let carrying = Carrying { address: visitor.address, hostname, region };
             passthrough::carry(edge, stream, said, carrying).await;
         }
-        Ok((_, Ok(Arrived::Here(secured, client)))) => {
+        Ok(Arrived::Here(secured, client)) => {
             edge.metrics.handshakes.increment(1);
             if secured.http2 {
                 http2(&edge, secured.stream, client).await;
@@ -202,10 +202,30 @@ fn refused(edge: &Edge, peer: SocketAddr, not_taken: &NotTaken) {
             edge.metrics.handshake_timeouts.increment(1);
         }
         NotTaken::Handshake(_) => edge.metrics.handshake_errors.increment(1),
+        NotTaken::TooManyConnections => edge.metrics.refused_connections.increment(1),
+        NotTaken::TooManyHandshakes => edge.metrics.refused_handshakes.increment(1),
         _ => edge.metrics.not_taken.increment(1),
     }
     let error = not_taken as &dyn std::error::Error;
     tracing::debug!(client = %peer.ip(), error, "a connection was not taken");
+}
+
+/// The site has too many connections.
+struct TooMany;
+
+/// Counts the connection of the site whose hostname the client named, so that no site's clients take
+/// all connections that there may be.
+fn share(edge: &Edge, client: &Client) -> Result<Option<SiteConnection>, TooMany> {
+    let Some(server_name) = client.server_name.as_deref() else { return Ok(None) };
+    let table = edge.routes.load();
+    let Some(route) = table.route(server_name) else { return Ok(None) };
+    match SiteConnection::begin(&route.site.traffic, edge.limits.connections_per_site) {
+        Some(share) => Ok(Some(share)),
+        None => {
+            edge.metrics.refused_for_site.increment(1);
+            Err(TooMany)
+        }
+    }
 }
 
 async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
@@ -214,6 +234,7 @@ where
     H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
     F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
 {
+    let Ok(_share) = share(edge, &client) else { return };
     let service = service_fn(|request| {
         let answer = handler(Arc::clone(edge), Arc::clone(&client), request);
         async move {
@@ -247,6 +268,7 @@ async fn http2<S>(edge: &Arc<Edge>, stream: S, client: Arc<Client>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Ok(_share) = share(edge, &client) else { return };
     let activity = Activity::default();
     let service = service_fn(|request| {
         let busy = activity.begin();
@@ -256,7 +278,8 @@ where
             answer.await
         }
     });
-    let connection = http2::Builder::new(Tracked(edge.tasks.clone()))
+    let gone = Arc::clone(&client.gone);
+    let connection = http2::Builder::new(Tracked(Arc::clone(edge)))
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
@@ -269,9 +292,15 @@ where
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = either(either(edge.told_to_go(), client.sent_away()), activity.idle()) => {
+        () = either(
+            either(edge.told_to_go(), client.sent_away()),
+            activity.idle(edge.limits.idle()),
+        ) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                outcome = connection => outcome,
+                () = gone.takes_nothing(edge.limits.write_stall()) => Ok(()),
+            }
         }
     };
     ended(&client, outcome);
@@ -279,7 +308,7 @@ where
 
 /// Runs the requests of an HTTP/2 connection as tasks that the end of the router waits for.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+struct Tracked(Arc<Edge>);
 
 impl<F> hyper::rt::Executor<F> for Tracked
 where
@@ -287,7 +316,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        self.0.tasks.spawn(stall::guarded(Arc::clone(&self.0), task));
     }
 }
 
@@ -318,12 +347,12 @@ impl Activity {
         Busy(self.clone())
     }
 
-    /// Ends when no request began and none was worked on for [`IDLE_TIMEOUT`]. The bodies of answers
+    /// Ends when no request began and none was worked on for so long. The bodies of answers
     /// that still flow then are finished: what follows is a graceful end.
-    async fn idle(&self) {
+    async fn idle(&self, limit: Duration) {
         loop {
             let begun = self.1.load(Ordering::Relaxed);
-            sleep(IDLE_TIMEOUT).await;
+            sleep(limit).await;
             if self.0.load(Ordering::Relaxed) == 0 && self.1.load(Ordering::Relaxed) == begun {
                 return;
             }

@@ -28,10 +28,7 @@ use tokio::{
 use crate::{
     Edge,
     access_log::{PassedLine, millis},
-    limits::{
-        EDGE_CONNECT_TIMEOUT, PASSTHROUGH_FAREWELL_TIMEOUT, PASSTHROUGH_IDLE_TIMEOUT,
-        WRITE_STALL_TIMEOUT,
-    },
+    limits::{EDGE_CONNECT_TIMEOUT, PASSTHROUGH_FAREWELL_TIMEOUT, PASSTHROUGH_IDLE_TIMEOUT},
     proxy_protocol,
     route_table::EdgeRow,
 };
@@ -152,7 +149,7 @@ pub struct Carrying {
 pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carrying: Carrying) {
     let Carrying { address, hostname, region } = carrying;
     let begun = Instant::now();
-    let mut carried = Carried::default();
+    let mut carried = Carried::new(edge.limits.write_stall());
     let routers = edge.routes.load().edges(&region).to_vec();
     let outcome = match edge.neighbours.connect(&region, &routers).await {
         Err(error) => Err(error),
@@ -189,18 +186,23 @@ pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carryi
 }
 
 /// A connection on its way, and how much went over it.
-#[derive(Default)]
 struct Carried {
     router: String,
+    /// An end that takes nothing for so long is given up.
+    stall: Duration,
     up: AtomicU64,
     down: AtomicU64,
 }
 
 impl Carried {
+    const fn new(stall: Duration) -> Self {
+        Self { router: String::new(), stall, up: AtomicU64::new(0), down: AtomicU64::new(0) }
+    }
+
     async fn run(&self, client: &mut TcpStream, mut home: TcpStream, first: Vec<u8>, edge: &Edge) {
         // A client that is gone is found out by its silence at the latest.
         let _ = keep_alive(client);
-        if !matches!(timeout(WRITE_STALL_TIMEOUT, home.write_all(&first)).await, Ok(Ok(()))) {
+        if !matches!(timeout(self.stall, home.write_all(&first)).await, Ok(Ok(()))) {
             return;
         }
         self.up.fetch_add(first.len() as u64, Ordering::Relaxed);
@@ -234,7 +236,7 @@ impl Carried {
             if length == 0 {
                 return writer.shutdown().await;
             }
-            let written = timeout(WRITE_STALL_TIMEOUT, writer.write_all(&buffer[..length])).await;
+            let written = timeout(self.stall, writer.write_all(&buffer[..length])).await;
             written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
             carried.fetch_add(length as u64, Ordering::Relaxed);
         }
@@ -306,7 +308,7 @@ mod tests {
             (one, listener.accept().await.expect("accepts").0)
         };
         let ((mut client, mut left), (mut right, mut home)) = (pair().await, pair().await);
-        let carried = Carried::default();
+        let carried = Carried::new(Duration::from_secs(60));
         let ends = async {
             client.write_all(b"all I have to say").await.expect("writes");
             client.shutdown().await.expect("ends");

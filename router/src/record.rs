@@ -13,10 +13,14 @@ use tokio::{
 use crate::{
     Edge,
     access_log::{Line, millis, without_secrets},
+    arrival::Visitor,
     forward::upload::Upload,
+    limits::addresses::Admission,
+    listener::patient::WatchClient,
     rejection::Reason,
     request_id,
-    route_table::{InFlight, Site},
+    route_table::Site,
+    site_traffic::InFlight,
 };
 
 /// How a connection came to this router.
@@ -43,12 +47,22 @@ pub struct Client {
     pub tls: bool,
     /// How the connection came.
     pub way: Way,
+    /// What the address may take.
+    pub admission: Admission,
+    /// Whether somebody waits for the client to leave.
+    pub gone: Arc<WatchClient>,
     leaving: Notify,
 }
 
 impl Client {
-    /// A client at `address`.
-    pub fn new(address: SocketAddr, server_name: Option<Box<str>>, tls: bool, way: Way) -> Self {
+    /// The client of a connection that `gone` watches.
+    pub fn new(
+        visitor: Visitor,
+        server_name: Option<Box<str>>,
+        tls: bool,
+        gone: Arc<WatchClient>,
+    ) -> Self {
+        let Visitor { address, way, admission } = visitor;
         let address_header = HeaderValue::try_from(address.ip().to_string());
         Self {
             address,
@@ -56,6 +70,8 @@ impl Client {
             server_name,
             tls,
             way,
+            admission,
+            gone,
             leaving: Notify::new(),
         }
     }
@@ -88,6 +104,10 @@ pub struct Record {
     pub reason: Option<Reason>,
     /// How long the instance took to begin its answer.
     pub upstream: Option<Duration>,
+    /// How long it took until the head of the answer was there.
+    pub first_byte: Option<Duration>,
+    /// How long it waited for a held site.
+    pub held: Option<Duration>,
     /// How often it was sent again.
     pub retries: u32,
     /// The body that the client sent.
@@ -123,6 +143,8 @@ impl Record {
             status: None,
             reason: None,
             upstream: None,
+            first_byte: None,
+            held: None,
             retries: 0,
             upload: None,
             sent_bytes: 0,
@@ -134,6 +156,17 @@ impl Record {
             version,
             begun: Instant::now(),
         }
+    }
+
+    /// When the request began.
+    pub const fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// There is an answer to send.
+    pub fn answers(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.first_byte = Some(self.begun.elapsed());
     }
 
     /// The request's id as text.
@@ -169,7 +202,9 @@ impl Record {
             received_bytes: self.received_bytes(),
             sent_bytes: self.sent_bytes,
             duration_ms: millis(duration),
+            first_byte_ms: self.first_byte.map(millis),
             upstream_ms: self.upstream.map(millis),
+            held_ms: self.held.map(millis),
             retries: self.retries,
             client: self.client.address.ip(),
         });
@@ -195,6 +230,9 @@ impl Drop for Record {
         metrics.request_seconds.record(duration.as_secs_f64());
         if let Some(upstream) = self.upstream {
             metrics.upstream_seconds.record(upstream.as_secs_f64());
+        }
+        if let Some(held) = self.held {
+            metrics.held_seconds.record(held.as_secs_f64());
         }
         if let Some(reason) = self.reason {
             metrics.rejected(reason);

@@ -49,8 +49,14 @@ pub enum Reason {
     Starting,
     /// The site's route or data is on its way to another place.
     Relocating,
+    /// The site is held for longer than the request waits, or too many wait already.
+    Held,
     /// More requests for the site than its instance takes at once.
     Busy,
+    /// More requests for the site in a second than its plan allows.
+    SiteOverLimit,
+    /// More requests from the client's address in a second than anybody may send.
+    ClientOverLimit,
     /// The instance closed the connection or answered nonsense.
     UpstreamFailed,
     /// The instance did not answer in time.
@@ -61,7 +67,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of their declaration.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::BadHost,
         Self::BadBody,
@@ -76,7 +82,10 @@ impl Reason {
         Self::Deleting,
         Self::Starting,
         Self::Relocating,
+        Self::Held,
         Self::Busy,
+        Self::SiteOverLimit,
+        Self::ClientOverLimit,
         Self::UpstreamFailed,
         Self::UpstreamTimeout,
         Self::NoRoutes,
@@ -99,7 +108,10 @@ impl Reason {
             Self::Deleting => "deleting",
             Self::Starting => "starting",
             Self::Relocating => "relocating",
+            Self::Held => "held",
             Self::Busy => "busy",
+            Self::SiteOverLimit => "site_over_limit",
+            Self::ClientOverLimit => "client_over_limit",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::NoRoutes => "no_routes",
@@ -117,12 +129,14 @@ impl Reason {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::SiteOverLimit | Self::ClientOverLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Suspended
             | Self::Deleting
             | Self::Starting
             | Self::Relocating
+            | Self::Held
             | Self::Busy
             | Self::NoRoutes => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -131,7 +145,9 @@ impl Reason {
     /// Seconds after which trying again makes sense.
     const fn retry_after_secs(self) -> Option<u32> {
         match self {
-            Self::Starting | Self::Relocating | Self::Busy => Some(2),
+            // The rates are at least one in a second.
+            Self::SiteOverLimit | Self::ClientOverLimit => Some(1),
+            Self::Starting | Self::Relocating | Self::Held | Self::Busy => Some(2),
             Self::NoRoutes => Some(5),
             _ => None,
         }

@@ -17,10 +17,12 @@ use hyper::body::Incoming;
 use crate::{
     Edge, challenge,
     forward::{self, answer::AnswerBody, headers::REQUEST_ID},
+    hold,
     host::{Asked, asked, check_head},
     record::{Client, Record, Way},
     rejection::{self, Brand, Reason},
-    route_table::{InFlight, Route},
+    route_table::Route,
+    site_traffic::InFlight,
 };
 
 /// Browsers keep a redirect for this long only, so that a site can change its primary hostname.
@@ -43,7 +45,7 @@ pub async fn answer(
     let outcome = forwarded_or_not(&edge, &client, &mut head, body, &mut record).await;
     Ok(match outcome {
         Ok(Outcome::Forwarded(response, stream)) => {
-            record.status = Some(response.status());
+            record.answers(response.status());
             response.map(|()| forward::body_of(stream, record))
         }
         Ok(Outcome::Own(response)) => own(response, has_body, head.version, record),
@@ -99,44 +101,94 @@ async fn forwarded_or_not(
     record: &mut Record,
 ) -> Result<Outcome, Reason> {
     check_head(&head.method, &head.uri, &head.headers)?;
-    let mut scratch = String::new();
-    let (route, authority, redirect) = {
-        let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
-        if let Some(token) = challenge::answer::token(&head.method, head.uri.path())
-            && let Some(answer) = challenge::answer::answer(edge, &asked, token).await
-        {
-            record.host = Some(asked.host.into());
-            return Ok(Outcome::Own(answer));
+    if let Some(answer) = challenge_answer(edge, head, record).await? {
+        return Ok(Outcome::Own(answer));
+    }
+    let within_limit = client.admission.may_ask(record.begun());
+    let mut was_let_go = false;
+    loop {
+        let (route, authority, redirect) = admitted(edge, client, head, record)?;
+        if !was_let_go {
+            check_limits(within_limit, &route, record)?;
         }
-        let route = find(edge, &asked, record)?;
-        check_server_name(edge, client, &route)?;
-        if route.site.region != edge.region {
-            // The site went away since the connection was made: a new one ends there.
-            client.send_away();
-            if client.way == Way::Relayed {
-                return Err(Reason::Misdirected);
-            }
+        if let Some(redirect) = redirect {
+            return Ok(Outcome::Own(redirect));
         }
-        forward::check_state(&route.site)?;
-        let redirect = match &route.primary {
-            Some(primary) => Some(moved(head, primary, asked.port)?),
-            None => None,
-        };
-        let authority = authority(&head.headers, &asked)?;
-        (route, authority, redirect)
+        if head.uri.path() == "*" {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.headers_mut().insert(ALLOW, METHODS);
+            return Ok(Outcome::Own(response));
+        }
+        if !hold::must_wait(&route.site, was_let_go) {
+            let (response, stream) =
+                forward::forward(edge, client, &route, &authority, head, body, record).await?;
+            return Ok(Outcome::Forwarded(response, stream));
+        }
+        hold::wait(edge, client, &route.site, record).await?;
+        was_let_go = true;
+    }
+}
+
+/// The answer to a certificate authority, if that is who asks.
+async fn challenge_answer(
+    edge: &Edge,
+    head: &Parts,
+    record: &mut Record,
+) -> Result<Option<Response<Bytes>>, Reason> {
+    let Some(token) = challenge::answer::token(&head.method, head.uri.path()) else {
+        return Ok(None);
     };
-    if let Some(redirect) = redirect {
-        return Ok(Outcome::Own(redirect));
+    let mut scratch = String::new();
+    let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
+    let answer = challenge::answer::answer(edge, &asked, token).await;
+    if answer.is_some() {
+        record.host = Some(asked.host.into());
     }
-    if head.uri.path() == "*" {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        response.headers_mut().insert(ALLOW, METHODS);
-        return Ok(Outcome::Own(response));
+    Ok(answer)
+}
+
+/// Where the request goes, under which authority, and where it is sent instead if at all. Counts it.
+fn admitted(
+    edge: &Edge,
+    client: &Client,
+    head: &Parts,
+    record: &mut Record,
+) -> Result<(Route, HeaderValue, Option<Response<Bytes>>), Reason> {
+    let mut scratch = String::new();
+    let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
+    let route = find(edge, &asked, record)?;
+    check_server_name(edge, client, &route)?;
+    if route.site.region != edge.region {
+        // The site went away since the connection was made: a new one ends there.
+        client.send_away();
+        if client.way == Way::Relayed {
+            return Err(Reason::Misdirected);
+        }
     }
-    let (response, stream) =
-        forward::forward(edge, client, &route, &authority, head, body, record).await?;
-    Ok(Outcome::Forwarded(response, stream))
+    forward::check_state(&route.site)?;
+    let redirect = match &route.primary {
+        Some(primary) => Some(moved(head, primary, asked.port)?),
+        None => None,
+    };
+    let authority = authority(&head.headers, &asked)?;
+    Ok((route, authority, redirect))
+}
+
+/// What the client's address, the site's people together and its instance may take.
+fn check_limits(within_limit: bool, route: &Route, record: &Record) -> Result<(), Reason> {
+    if !within_limit {
+        return Err(Reason::ClientOverLimit);
+    }
+    let (traffic, limits) = (&route.site.traffic, &route.site.limits);
+    if !traffic.may_begin(limits, record.begun()) {
+        return Err(Reason::SiteOverLimit);
+    }
+    // As many as are in progress may wait for their turn, and no more.
+    if traffic.in_flight() > 2 * u64::from(limits.concurrent) {
+        return Err(Reason::Busy);
+    }
+    Ok(())
 }
 
 /// The route of the hostname. Counts the request of its site before its state is read.
@@ -147,7 +199,7 @@ fn find(edge: &Edge, asked: &Asked<'_>, record: &mut Record) -> Result<Route, Re
         let reason = if edge.routes.is_loaded() { Reason::UnknownHost } else { Reason::NoRoutes };
         return Err(reason);
     };
-    record.in_flight = Some(InFlight::begin(&known.site));
+    record.in_flight = Some(InFlight::begin(&known.site.traffic));
     let route = edge.routes.load().route(asked.host).cloned().ok_or(Reason::UnknownHost)?;
     record.host = Some(Arc::clone(&route.hostname));
     record.site = Some(Arc::clone(&route.site));
@@ -220,7 +272,7 @@ fn own(
     version: Version,
     mut record: Record,
 ) -> Response<AnswerBody> {
-    record.status = Some(response.status());
+    record.answers(response.status());
     let length = response.body().len();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, record.id.clone());

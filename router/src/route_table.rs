@@ -4,10 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +19,10 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::{certificates::SealedCertificate, challenge::Challenges, upstream::Pool};
+use crate::{
+    certificates::SealedCertificate, challenge::Challenges, site_traffic::SiteTraffic,
+    upstream::Pool,
+};
 
 mod merge;
 
@@ -126,8 +126,8 @@ pub struct Site {
     pub hold: Option<Hold>,
     /// Connections to its instance; none while it has no instance that listens.
     pub upstream: Option<Arc<Pool>>,
-    /// Requests being answered, over all versions of the site.
-    pub in_flight: Arc<AtomicU64>,
+    /// What its requests do, over all versions of the site.
+    pub traffic: Arc<SiteTraffic>,
     /// [`Site::id`] as the value of a header.
     pub id_header: HeaderValue,
     /// [`Site::generation`] as the value of a header.
@@ -156,6 +156,8 @@ pub struct Route {
 pub struct Table {
     routes: HashMap<Arc<str>, Route>,
     sites: HashMap<SiteId, Arc<Site>>,
+    // The sites with a hold.
+    held: HashSet<SiteId>,
     certificates: HashMap<Arc<str>, Arc<SealedCertificate>>,
     /// Open challenges of certificate authorities.
     pub challenges: Challenges,
@@ -186,6 +188,16 @@ impl Table {
     /// What is known of a site.
     pub fn site(&self, id: SiteId) -> Option<&Arc<Site>> {
         self.sites.get(&id)
+    }
+
+    /// All sites.
+    pub fn sites(&self) -> impl ExactSizeIterator<Item = &Arc<Site>> {
+        self.sites.values()
+    }
+
+    /// The sites with a hold, also with one that is over.
+    pub fn held_sites(&self) -> impl Iterator<Item = &Arc<Site>> {
+        self.held.iter().filter_map(|id| self.sites.get(id))
     }
 
     /// How many hostnames there are.
@@ -255,12 +267,13 @@ impl Site {
                 None
             }
         });
+        let concurrent = unsigned(row.max_concurrent_requests).max(1);
         let upstream = address.map(|address| {
             before
                 .filter(|before| before.generation == row.generation)
                 .and_then(|before| before.upstream.clone())
-                .filter(|pool| *pool.address() == address)
-                .unwrap_or_else(|| Arc::new(Pool::new(address)))
+                .filter(|pool| *pool.address() == address && pool.concurrent() == concurrent)
+                .unwrap_or_else(|| Arc::new(Pool::new(address, concurrent)))
         });
         let mut text = Uuid::encode_buffer();
         let id_header = HeaderValue::from_str(row.site_id.0.hyphenated().encode_lower(&mut text))
@@ -278,12 +291,12 @@ impl Site {
             limits: SiteLimits {
                 requests_per_second: unsigned(row.requests_per_second).max(1),
                 burst: unsigned(row.request_burst).max(1),
-                concurrent: unsigned(row.max_concurrent_requests).max(1),
+                concurrent,
             },
             hsts_max_age_secs: unsigned(row.hsts_max_age_secs),
             hold: row.hold_id.zip(row.hold_deadline).map(|(id, deadline)| Hold { id, deadline }),
             upstream,
-            in_flight: before.map_or_else(Arc::default, |before| Arc::clone(&before.in_flight)),
+            traffic: before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic)),
             id_header,
             generation_header: HeaderValue::from(row.generation.0),
             hsts_header: HeaderValue::try_from(format!("max-age={}", row.hsts_max_age_secs.max(0)))
@@ -328,6 +341,11 @@ impl RouteTable {
     /// The table as it is now, to keep.
     pub fn load_full(&self) -> Arc<Table> {
         self.current.load_full()
+    }
+
+    /// How often a table was published.
+    pub fn publications(&self) -> u64 {
+        *self.changes.borrow()
     }
 
     /// Whether there ever was a table; before, an unknown hostname means nothing.
@@ -381,25 +399,6 @@ impl RouteTable {
             Ok(route) => route,
             Err(_) => self.load().route(hostname).cloned(),
         }
-    }
-}
-
-/// Counts a request of a site for as long as it lives.
-#[derive(Debug)]
-pub struct InFlight(Arc<AtomicU64>);
-
-impl InFlight {
-    /// Counts one more. The state of the site must be read after this, never before: whoever
-    /// closes the site and then sees no request in flight must be right.
-    pub fn begin(site: &Site) -> Self {
-        site.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(&site.in_flight))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

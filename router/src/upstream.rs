@@ -31,13 +31,15 @@ use crate::{
     forward::upload::RequestBody,
     limits::{
         CONNECT_TIMEOUT, MAX_ANSWER_HEAD_BYTES, MAX_IDLE_UPSTREAM_CONNECTIONS,
-        MAX_UPSTREAM_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT, UPSTREAM_QUEUE_TIMEOUT,
+        UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE, UPSTREAM_QUEUE_TIMEOUT,
     },
 };
 
+mod breaker;
 pub mod relay;
 mod watched;
 
+pub use breaker::Breaker;
 use watched::{Traffic, Watched};
 
 /// How long a connection that was just given back may take to become ready again.
@@ -50,6 +52,9 @@ pub struct Pool {
     // Newest last, so that the oldest go idle.
     idle: Mutex<Vec<Idle>>,
     in_use: Arc<Semaphore>,
+    concurrent: u32,
+    /// Whether it is worth trying.
+    pub breaker: Breaker,
     // Whether the sweeper knows of this pool; changes under the lock of `idle`.
     swept: AtomicBool,
 }
@@ -75,6 +80,7 @@ struct Link {
     sender: SendRequest<RequestBody>,
     traffic: Arc<Traffic>,
     task: AbortHandle,
+    made: Instant,
 }
 
 /// Why there is no connection.
@@ -83,6 +89,9 @@ pub enum ConnectError {
     /// Nobody listens: the instance is between two lives, or its socket is not there yet.
     #[error("nobody listens at {0}")]
     NotListening(Upstream, #[source] io::Error),
+    /// It failed again and again a moment ago.
+    #[error("{0} could not be reached a moment ago")]
+    Failing(Upstream),
     /// All connections are in use.
     #[error("all connections to {0} are in use")]
     Busy(Upstream),
@@ -115,12 +124,15 @@ pub struct Connection {
 }
 
 impl Pool {
-    /// No connection yet.
-    pub fn new(address: Upstream) -> Self {
+    /// No connection yet, and at most `concurrent` in use at once.
+    pub fn new(address: Upstream, concurrent: u32) -> Self {
+        let most = usize::try_from(concurrent).unwrap_or(1).min(Semaphore::MAX_PERMITS);
         Self {
             address,
             idle: Mutex::default(),
-            in_use: Arc::new(Semaphore::new(MAX_UPSTREAM_CONNECTIONS)),
+            in_use: Arc::new(Semaphore::new(most)),
+            concurrent,
+            breaker: Breaker::default(),
             swept: AtomicBool::new(false),
         }
     }
@@ -128,6 +140,11 @@ impl Pool {
     /// Where the instance listens.
     pub fn address(&self) -> &Upstream {
         &self.address
+    }
+
+    /// How many connections may be in use at once.
+    pub const fn concurrent(&self) -> u32 {
+        self.concurrent
     }
 
     /// An idle connection, or a new one; a new one in any case if `new`.
@@ -152,7 +169,7 @@ impl Pool {
         let idle = if new { None } else { self.idle_link().await };
         let (link, reused) = match idle {
             Some(link) => (link, true),
-            None => (upstreams.connect(&self.address).await?, false),
+            None => (self.connect(upstreams).await?, false),
         };
         Ok(Connection {
             link: Some(link),
@@ -160,6 +177,20 @@ impl Pool {
             reused,
             permit: Some(permit),
         })
+    }
+
+    async fn connect(&self, upstreams: &Upstreams) -> Result<Link, ConnectError> {
+        if !self.breaker.may_try(Instant::now()) {
+            return Err(ConnectError::Failing(self.address.clone()));
+        }
+        let outcome = upstreams.connect(&self.address).await;
+        match &outcome {
+            Ok(_) => self.breaker.succeeded(),
+            // Somebody who waits decides when that is for too long.
+            Err(ConnectError::NotListening(..)) => {}
+            Err(_) => self.breaker.failed(Instant::now()),
+        }
+        outcome
     }
 
     async fn idle_link(&self) -> Option<Link> {
@@ -263,7 +294,7 @@ impl Upstreams {
             .map_err(io::Error::other)?;
         // Its errors reach whoever waits for the answer.
         let task = self.tasks.spawn(connection.with_upgrades());
-        Ok(Link { sender, traffic, task: task.abort_handle() })
+        Ok(Link { sender, traffic, task: task.abort_handle(), made: Instant::now() })
     }
 }
 
@@ -295,7 +326,10 @@ impl Connection {
     pub fn give_back(mut self, upstreams: &Upstreams) {
         let Some(pool) = self.pool.take() else { return };
         let Some(link) = self.link.take() else { return };
-        if link.sender.is_closed() || link.traffic.broken() {
+        if link.sender.is_closed()
+            || link.traffic.broken()
+            || link.made.elapsed() > UPSTREAM_MAX_AGE
+        {
             return;
         }
         let mut idle = pool.lock();

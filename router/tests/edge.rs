@@ -2,6 +2,7 @@
 //! a few lines; the parts are in `edge/`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test ends where it is disappointed")]
+#![allow(dead_code, reason = "the parts are shared, and no story uses all of them")]
 
 #[path = "edge/instance.rs"]
 mod instance;

@@ -13,6 +13,7 @@ mod crash;
 mod custom_domains;
 mod demo_sites;
 mod enums;
+mod hold;
 mod instances;
 mod isolation;
 mod killed;
@@ -62,6 +63,8 @@ const SHARED: &[(&str, Shared)] = shared![
     isolation::a_site_reaches_only_its_own,
     instances::a_sleeping_site_wakes_once,
     other_region::opens_at_every_address,
+    hold::nobody_sees_a_held_site,
+    hold::who_writes_to_a_fenced_site_waits,
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,

@@ -12,6 +12,7 @@ use crate::{
     operations::{Operation, OperationFilter, OperationNews},
     places::{Cluster, ObjectStore, Plan, PutCluster, PutObjectStore, PutRegion, Region, Router},
     problem::{self, Problem},
+    routers::{HoldSite, RouterStatus, SiteHold},
     sites::{Accepted, ChangeSite, CreateSite, DeleteSite, DryRun, Site},
     status::Status,
 };
@@ -163,6 +164,14 @@ impl Client {
         self.send(Method::PUT, &format!("/v1/routers/{name}"), router).await
     }
 
+    /// How a router is.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn router_status(&self, name: &str) -> Result<RouterStatus> {
+        self.get(&format!("/v1/routers/{}/status", segment(name))).await
+    }
+
     /// All plans.
     ///
     /// # Errors
@@ -248,6 +257,22 @@ impl Client {
     /// As every call: see [`ClientError`].
     pub async fn resume_site(&self, site: &str, change: &ChangeSite) -> Result<Site> {
         self.send(Method::POST, &format!("/v1/sites/{}/resume", segment(site)), change).await
+    }
+
+    /// Lets the requests of a site wait at all routers.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn hold_site(&self, site: &str, hold: &HoldSite) -> Result<SiteHold> {
+        self.send(Method::POST, &format!("/v1/sites/{}/hold", segment(site)), hold).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn release_site(&self, site: &str, change: &ChangeSite) -> Result<SiteHold> {
+        self.send(Method::DELETE, &format!("/v1/sites/{}/hold", segment(site)), change).await
     }
 
     /// Operations, the newest first.

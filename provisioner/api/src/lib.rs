@@ -3,6 +3,7 @@
 
 pub mod problem;
 pub mod places;
+pub mod routers;
 pub mod sites;
 pub mod domains;
 pub mod operations;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
-use provisioner_api::{domains, operations, places, problem, sites, status};
+use provisioner_api::{domains, operations, places, problem, routers, sites, status};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -34,6 +34,12 @@ use utoipa::{
         places::PutObjectStore,
         places::Router,
         places::Plan,
+        routers::HoldSite,
+        routers::SiteHold,
+        routers::RouterHold,
+        routers::RouterStatus,
+        routers::RouterTable,
+        routers::SiteTraffic,
         sites::Site,
         sites::Placement,
         sites::Domain,
@@ -107,6 +113,14 @@ const CALLS: &[Call] = &[
         200,
         "Router",
     ),
+    (
+        HttpMethod::Get,
+        "/v1/routers/{name}/status",
+        "How a router is, and its busiest sites",
+        None,
+        200,
+        "RouterStatus",
+    ),
     (HttpMethod::Get, "/v1/plans", "All plans", None, 200, "[Plan]"),
     (HttpMethod::Get, "/v1/sites", "All sites that are not deleted", None, 200, "[Site]"),
     (
@@ -141,6 +155,22 @@ const CALLS: &[Call] = &[
         Some("ChangeSite"),
         200,
         "Site",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/hold",
+        "Lets a site's requests wait at all routers",
+        Some("HoldSite"),
+        200,
+        "SiteHold",
+    ),
+    (
+        HttpMethod::Delete,
+        "/v1/sites/{site}/hold",
+        "Lets them go on",
+        Some("ChangeSite"),
+        200,
+        "SiteHold",
     ),
     (
         HttpMethod::Get,

@@ -235,8 +235,8 @@ async fn accepted(api: &Api, id: OperationId) -> Result<Accepted, Refusal> {
     Ok(Accepted { operation, site, invitation_url: None })
 }
 
-/// The site of this slug or id.
-pub(super) async fn find(api: &Api, site: &str) -> Result<Site, Refusal> {
+/// A site by slug or id.
+pub async fn find(api: &Api, site: &str) -> Result<Site, Refusal> {
     let pool = &api.world.db.pool;
     let refuse = || Refusal::not_found("site", site);
     let id = records_of_sites::find(pool, site).await?.ok_or_else(refuse)?;

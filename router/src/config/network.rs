@@ -1,6 +1,10 @@
 //! A network of addresses, as `10.0.0.0/8` or one address.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -17,6 +21,14 @@ pub struct Network {
 pub struct NotANetwork;
 
 impl Network {
+    /// This machine.
+    pub fn loopback() -> Vec<Self> {
+        vec![
+            Self { address: Ipv4Addr::LOCALHOST.into(), prefix: 8 },
+            Self { address: Ipv6Addr::LOCALHOST.into(), prefix: 128 },
+        ]
+    }
+
     /// Whether the address is one of it.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {

@@ -14,7 +14,13 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
-    Edge, forward::upload::Upload, limits::BODY_IDLE_TIMEOUT, record::Record, upstream::Connection,
+    Edge,
+    forward::{events::Events, upload::Upload},
+    limits::BODY_IDLE_TIMEOUT,
+    listener::stall::{clients_turn, instances_turn},
+    record::Record,
+    route_table::Site,
+    upstream::Connection,
 };
 
 /// The body of an answer, with the record of its request.
@@ -39,6 +45,7 @@ pub struct Stream {
     edge: Arc<Edge>,
     pause: Option<Pin<Box<Sleep>>>,
     last_frame: Instant,
+    events: Option<Events>,
 }
 
 /// Why an answer ended before its end.
@@ -59,12 +66,14 @@ impl AnswerBody {
             || record.status == Some(StatusCode::SWITCHING_PROTOCOLS)
             || content.is_empty();
         record.complete = bodyless;
+        clients_turn();
         Self { content: Content::Whole((!bodyless).then_some(content)), record }
     }
 
     /// An instance's answer.
     pub fn stream(stream: Stream, mut record: Record) -> Self {
         record.complete = stream.connection.is_none();
+        clients_turn();
         Self { content: Content::Stream(Box::new(stream)), record }
     }
 }
@@ -84,11 +93,27 @@ impl Stream {
             edge: Arc::clone(edge),
             pause: None,
             last_frame: Instant::now(),
+            events: None,
         };
         if stream.incoming.is_end_stream() {
             stream.finish();
         }
         stream
+    }
+
+    /// Ends the stream after an event when its site is held; the client connects again.
+    pub fn ends_at_hold(&mut self, site: &Arc<Site>) {
+        self.events = Some(Events::new(&self.edge, site));
+    }
+
+    /// Whether the stream of events has to end here.
+    fn ends(&mut self, cx: &mut Context<'_>) -> bool {
+        let ends = self.events.as_mut().is_some_and(|events| events.end(cx));
+        if ends {
+            self.connection = None;
+            self.edge.metrics.cut_streams.increment(1);
+        }
+        ends
     }
 
     fn finish(&mut self) {
@@ -100,6 +125,9 @@ impl Stream {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if self.ends(cx) {
+            return Poll::Ready(None);
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(None) => {
                 self.finish();
@@ -107,6 +135,9 @@ impl Stream {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.last_frame = Instant::now();
+                if let (Some(events), Some(data)) = (&mut self.events, frame.data_mut()) {
+                    events.pass(data);
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     super::headers::clean_trailers(trailers);
                 }
@@ -121,6 +152,11 @@ impl Stream {
             }
             Poll::Pending => self.poll_pause(cx),
         }
+    }
+
+    /// Whether the router ended it.
+    fn is_over(&self) -> bool {
+        self.events.as_ref().is_some_and(Events::is_over)
     }
 
     fn poll_pause(
@@ -164,7 +200,9 @@ impl Body for AnswerBody {
             }
         };
         match &next {
+            Poll::Pending => instances_turn(),
             Poll::Ready(Some(Ok(frame))) => {
+                clients_turn();
                 this.record.sent_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Poll::Ready(Some(Err(error))) => {
@@ -185,7 +223,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(content) => content.is_none(),
-            Content::Stream(stream) => stream.incoming.is_end_stream(),
+            Content::Stream(stream) => stream.is_over() || stream.incoming.is_end_stream(),
         }
     }
 

@@ -4,7 +4,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, STRICT_TRANSPORT_SECURITY, TE, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, STRICT_TRANSPORT_SECURITY, TE,
+        UPGRADE,
+    },
 };
 
 use crate::host::{is_forbidden_name, tokens};
@@ -46,6 +49,13 @@ pub fn asks_for_websocket(method: &Method, version: Version, headers: &HeaderMap
         && version == Version::HTTP_11
         && has_token(headers, &CONNECTION, "upgrade")
         && is_websocket(headers)
+}
+
+/// Whether an answer is a stream of events, which has no end of its own.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let name = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    name.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// Whether the `Upgrade` header says `websocket` and nothing else.

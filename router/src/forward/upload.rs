@@ -100,6 +100,12 @@ where
         Some(Attempt { upload: Arc::clone(self), number: state.attempt, next: 0 })
     }
 
+    /// Whether all that was sent is kept: whether there can be another attempt.
+    pub fn is_kept(&self) -> bool {
+        let state = self.state();
+        state.keeps && state.failure.is_none()
+    }
+
     /// The instance has begun to answer: the request will not be sent again.
     pub fn forget(&self) {
         let mut state = self.state();

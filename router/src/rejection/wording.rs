@@ -102,13 +102,17 @@ const fn english(reason: Reason) -> (&'static str, &'static str) {
             "This site is starting",
             "It will be here in a few seconds. Please load the page again.",
         ),
-        Reason::Relocating => (
+        Reason::Relocating | Reason::Held => (
             "One moment please",
             "This site is being maintained for a few seconds. Nothing was changed; please try again.",
         ),
-        Reason::Busy => (
+        Reason::Busy | Reason::SiteOverLimit => (
             "This site is very busy",
             "Many people are using it right now. Please try again in a few seconds.",
+        ),
+        Reason::ClientOverLimit => (
+            "Too many requests",
+            "More was asked for from your network than is usual for people. Please wait a moment and try again.",
         ),
         Reason::UpstreamFailed => (
             "This page cannot be shown right now",
@@ -166,13 +170,17 @@ const fn indonesian(reason: Reason) -> (&'static str, &'static str) {
             "Situs ini sedang disiapkan",
             "Situs akan siap dalam beberapa detik. Silakan muat ulang halaman ini.",
         ),
-        Reason::Relocating => (
+        Reason::Relocating | Reason::Held => (
             "Mohon tunggu sebentar",
             "Situs ini sedang dirawat selama beberapa detik. Tidak ada yang berubah; silakan coba lagi.",
         ),
-        Reason::Busy => (
+        Reason::Busy | Reason::SiteOverLimit => (
             "Situs ini sedang sangat ramai",
             "Banyak orang sedang memakainya. Silakan coba lagi dalam beberapa detik.",
+        ),
+        Reason::ClientOverLimit => (
+            "Terlalu banyak permintaan",
+            "Permintaan dari jaringan Anda lebih banyak daripada yang wajar. Tunggu sebentar lalu coba lagi.",
         ),
         Reason::UpstreamFailed => (
             "Halaman ini belum dapat ditampilkan",

@@ -85,7 +85,9 @@ impl Table {
 
         let mut routes = self.routes.clone();
         let mut sites = self.sites.clone();
+        let mut held = self.held.clone();
         for id in &affected {
+            held.remove(id);
             if let Some(site) = sites.remove(id) {
                 for hostname in &site.hostnames {
                     // Another site may have it by now.
@@ -99,6 +101,9 @@ impl Table {
             if affected.contains(&id) {
                 let before = self.sites.get(&id).map(Arc::as_ref);
                 insert_site(&mut routes, &mut sites, &rows, before);
+                if rows.iter().any(|row| row.hold_id.is_some()) {
+                    held.insert(id);
+                }
             }
         }
         let scope = &reading.scope;
@@ -115,7 +120,7 @@ impl Table {
                 edges
             }
         };
-        let table = Self { routes, sites, certificates, challenges, edges };
+        let table = Self { routes, sites, held, certificates, challenges, edges };
         Ok(Merged { table, older: older.len() })
     }
 

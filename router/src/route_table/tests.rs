@@ -69,16 +69,17 @@ fn a_hostname_goes_from_one_site_to_another() {
 fn connections_and_counters_outlive_a_version_but_not_a_generation() {
     let table = after(&Table::default(), all(vec![row(1, "a", 1)]));
     let pool = |table: &Table| table.route("a").and_then(|r| r.site.upstream.clone()).expect("one");
-    let counter = InFlight::begin(table.site(site(1)).expect("known"));
+    let counter =
+        crate::site_traffic::InFlight::begin(&table.site(site(1)).expect("known").traffic);
     let next = after(&table, of_sites(&[1], vec![row(1, "a", 2)]));
     assert!(Arc::ptr_eq(&pool(&table), &pool(&next)));
     let moved = RouteRow { generation: Generation(2), ..row(1, "a", 3) };
     let moved = after(&next, of_sites(&[1], vec![moved]));
     assert!(!Arc::ptr_eq(&pool(&next), &pool(&moved)));
-    let in_flight = &moved.site(site(1)).expect("known").in_flight;
-    assert_eq!(in_flight.load(Ordering::SeqCst), 1);
+    let in_flight = &moved.site(site(1)).expect("known").traffic;
+    assert_eq!(in_flight.counts().in_flight, 1);
     drop(counter);
-    assert_eq!(in_flight.load(Ordering::SeqCst), 0);
+    assert_eq!(in_flight.counts().in_flight, 0);
 }
 
 #[test]

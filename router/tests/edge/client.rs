@@ -116,6 +116,16 @@ impl Stream {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// Speaks nothing yet, and the router thinks that it is HTTP/2.
+    pub async fn raw_http2(
+        address: SocketAddr,
+        server_name: &str,
+        authority: &CertificateDer<'static>,
+    ) -> Self {
+        let stream = secured(address, server_name, authority, true, &[b"h2"]).await;
+        Self { bytes: stream.expect("a handshake"), unread: String::new() }
+    }
+
     /// Speaks HTTP/2 from the start.
     pub async fn http2(
         address: SocketAddr,
@@ -133,6 +143,41 @@ impl Stream {
     pub async fn send(&mut self, text: String) {
         self.bytes.write_all(text.as_bytes()).await.expect("writes");
         self.bytes.flush().await.expect("flushes");
+    }
+
+    pub async fn send_bytes(&mut self, data: &[u8]) -> bool {
+        self.bytes.write_all(data).await.is_ok() && self.bytes.flush().await.is_ok()
+    }
+
+    /// How much came that was not asked for yet, in bytes. Only right for plain text.
+    pub fn buffered(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// What comes next; nothing at the end.
+    pub async fn read_some(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; 64 * 1024];
+        let length = match timeout(PATIENCE, self.bytes.read(&mut buffer)).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(_)) => 0,
+            Err(_) => panic!("nothing came"),
+        };
+        buffer.truncate(length);
+        buffer
+    }
+
+    /// Reads until one of `texts` came, and says which.
+    pub async fn read_until_any<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+        loop {
+            let found = texts.iter().filter_map(|text| Some((self.unread.find(text)?, *text)));
+            if let Some((at, text)) = found.min() {
+                self.unread.drain(..at + text.len());
+                return text;
+            }
+            let more = self.read_some().await;
+            assert!(!more.is_empty(), "closed before {texts:?}, after {:?}", self.unread);
+            self.unread.push_str(&String::from_utf8_lossy(&more));
+        }
     }
 
     /// Reads until `text` came.

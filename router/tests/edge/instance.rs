@@ -6,14 +6,18 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-type Body = Either<Incoming, Full<Bytes>>;
+type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 pub struct Instance {
     path: PathBuf,
@@ -34,6 +38,11 @@ struct Shared {
     site: Mutex<String>,
     generation: AtomicI64,
     requests: Mutex<Vec<String>>,
+    fenced: AtomicBool,
+    writes: Mutex<Vec<String>>,
+    sunk_bytes: AtomicU64,
+    babbles: AtomicBool,
+    events: tokio::sync::broadcast::Sender<&'static str>,
 }
 
 impl Instance {
@@ -43,6 +52,11 @@ impl Instance {
             site: Mutex::new(site.to_owned()),
             generation: AtomicI64::new(1),
             requests: Mutex::default(),
+            fenced: AtomicBool::new(false),
+            writes: Mutex::default(),
+            sunk_bytes: AtomicU64::new(0),
+            babbles: AtomicBool::new(false),
+            events: tokio::sync::broadcast::Sender::new(16),
         };
         let instance =
             Self { path: path.to_owned(), shared: Arc::new(shared), closing: Mutex::default() };
@@ -63,6 +77,10 @@ impl Instance {
                     () = closing.cancelled() => return,
                 };
                 let (shared, closing) = (Arc::clone(&shared), closing.clone());
+                if shared.babbles.load(Ordering::SeqCst) {
+                    tokio::spawn(babble(stream));
+                    continue;
+                }
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(Arc::clone(&shared), request));
                     let connection = http1::Builder::new()
@@ -94,6 +112,31 @@ impl Instance {
         site.clone_into(&mut self.shared.site.lock().expect("not poisoned"));
     }
 
+    /// Refuses to write, or does so no more.
+    pub fn fence(&self, fenced: bool) {
+        self.shared.fenced.store(fenced, Ordering::SeqCst);
+    }
+
+    /// What was posted to `/write`, in the order in which it was taken.
+    pub fn writes(&self) -> Vec<String> {
+        self.shared.writes.lock().expect("not poisoned").clone()
+    }
+
+    /// Says more than it was asked on new connections, or does so no more.
+    pub fn babble(&self, babbles: bool) {
+        self.shared.babbles.store(babbles, Ordering::SeqCst);
+    }
+
+    /// How much was posted to `/sink`.
+    pub fn sunk_bytes(&self) -> u64 {
+        self.shared.sunk_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Sends a piece to everybody at `/events`.
+    pub fn tell(&self, piece: &'static str) {
+        let _ = self.shared.events.send(piece);
+    }
+
     /// The paths of all requests that came, also of refused ones.
     pub fn requests(&self) -> Vec<String> {
         self.shared.requests.lock().expect("not poisoned").clone()
@@ -101,7 +144,8 @@ impl Instance {
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Either::Right(Full::new(text.into())));
+    let body = Full::new(text.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
 }
@@ -141,7 +185,22 @@ async fn answer(
             headers.insert("alt-svc", http::HeaderValue::from_static("h3"));
             response
         }
-        "/echo" => Response::new(Either::Left(request.into_body())),
+        "/echo" => Response::new(request.into_body().boxed_unsync()),
+        "/write" => write(&shared, request).await,
+        "/trailers" => trailers(request).await,
+        "/events" => events(&shared),
+        "/sink" => {
+            while let Some(Ok(frame)) = request.body_mut().frame().await {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                shared.sunk_bytes.fetch_add(length, Ordering::SeqCst);
+            }
+            text(StatusCode::OK, shared.sunk_bytes.load(Ordering::SeqCst).to_string())
+        }
+        "/large" => large(request.uri().query().and_then(|n| n.parse().ok()).unwrap_or(0)),
+        "/slow" => {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            text(StatusCode::OK, "slow")
+        }
         "/early" => {
             let _ = request.body_mut().frame().await;
             text(StatusCode::OK, "early")
@@ -149,6 +208,74 @@ async fn answer(
         "/socket" => socket(request),
         _ => text(StatusCode::NOT_FOUND, "no such page"),
     })
+}
+
+/// Answers each request, and then once more without having been asked.
+async fn babble(mut stream: tokio::net::UnixStream) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(1..) = stream.read(&mut buffer).await {
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nalpha";
+        let _ = stream.write_all(answer.as_bytes()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let unasked = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+        let _ = stream.write_all(unasked.as_bytes()).await;
+    }
+}
+
+/// The trailers that came, as text.
+async fn trailers(request: Request<Incoming>) -> Response<Body> {
+    let Ok(body) = request.into_body().collect().await else {
+        return text(StatusCode::BAD_REQUEST, "");
+    };
+    let lines: Vec<String> = body
+        .trailers()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap_or("?")))
+        .collect();
+    text(StatusCode::OK, lines.join("\n"))
+}
+
+/// Takes what is posted, unless it is fenced.
+async fn write(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
+    let Ok(body) = request.into_body().collect().await else {
+        return text(StatusCode::BAD_REQUEST, "");
+    };
+    if shared.fenced.load(Ordering::SeqCst) {
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "fenced");
+        let value = http::HeaderValue::from_static("fenced");
+        response.headers_mut().insert("ta3lem-refused", value);
+        return response;
+    }
+    let written = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    shared.writes.lock().expect("not poisoned").push(written);
+    text(StatusCode::OK, "written")
+}
+
+/// So many bytes, in pieces.
+fn large(bytes: u64) -> Response<Body> {
+    const PIECE: Bytes = Bytes::from_static(&[b'x'; 64 * 1024]);
+    let pieces = futures_util::stream::unfold(bytes, |left| async move {
+        let piece = PIECE.slice(..PIECE.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+        let rest = left - piece.len() as u64;
+        (left > 0).then(|| (Ok(Frame::data(piece)), rest))
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    response.headers_mut().insert("content-length", bytes.into());
+    response
+}
+
+/// A stream without an end.
+fn events(shared: &Shared) -> Response<Body> {
+    let receiver = shared.events.subscribe();
+    let pieces = futures_util::stream::unfold(receiver, |mut receiver| async {
+        let piece = receiver.recv().await.ok()?;
+        Some((Ok(Frame::data(Bytes::from_static(piece.as_bytes()))), receiver))
+    });
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    let value = http::HeaderValue::from_static("text/event-stream; charset=utf-8");
+    response.headers_mut().insert("content-type", value);
+    response
 }
 
 /// Switches protocols and then sends back what comes.

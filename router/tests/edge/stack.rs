@@ -63,6 +63,7 @@ pub struct Stack {
     http: SocketAddr,
     admin: SocketAddr,
     named: Mutex<Vec<String>>,
+    limits: serde_json::Value,
 }
 
 impl Drop for Stack {
@@ -81,6 +82,11 @@ pub fn quit(child: &Child, signal: Signal) {
 
 impl Stack {
     pub async fn start() -> Self {
+        Self::start_with(serde_json::json!({})).await
+    }
+
+    /// With `limits` in the router's configuration.
+    pub async fn start_with(limits: serde_json::Value) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ring = KeyRing::generate(REGION).expect("random bytes");
         std::fs::write(directory.path().join("ring.json"), ring.to_json()).expect("writes");
@@ -99,6 +105,7 @@ impl Stack {
             http: nowhere,
             admin: nowhere,
             named: Mutex::default(),
+            limits,
         };
         stack.add_certificate(None, PLATFORM).await;
         stack.start_router().await;
@@ -224,6 +231,84 @@ impl Stack {
         self.run(released, site.id).await;
     }
 
+    /// Holds a site; again with another id if it is held already.
+    pub async fn hold(&self, site: &Site, seconds: f64) -> Uuid {
+        let id = Uuid::now_v7();
+        sqlx::query(
+            "insert into site_hold (site_id, id, deadline)
+             values ($1, $2, now() + make_interval(secs => $3))
+             on conflict (site_id) do update set id = excluded.id, deadline = excluded.deadline",
+        )
+        .bind(site.id.0)
+        .bind(id)
+        .bind(seconds)
+        .execute(&mut self.database.sql().await)
+        .await
+        .expect("is inserted");
+        self.site_until(site, |seen| seen["hold"]["id"] == id.to_string().as_str()).await;
+        id
+    }
+
+    pub async fn end_hold(&self, site: &Site) {
+        self.run("delete from site_hold where site_id = $1", site.id).await;
+    }
+
+    pub async fn limit_plan(&self, per_second: i32, burst: i32, concurrent: i32) {
+        sqlx::query(
+            "update plan set requests_per_second = $1, request_burst = $2,
+                 max_concurrent_requests = $3 where name = 'starter'",
+        )
+        .bind(per_second)
+        .bind(burst)
+        .bind(concurrent)
+        .execute(&mut self.database.sql().await)
+        .await
+        .expect("is updated");
+    }
+
+    pub async fn raise_upload_limit(&self, bytes: u64) {
+        sqlx::query("update plan set max_upload_bytes = $1 where name = 'starter'")
+            .bind(i64::try_from(bytes).expect("is a size"))
+            .execute(&mut self.database.sql().await)
+            .await
+            .expect("is updated");
+    }
+
+    /// A change of nothing: the sites of the plan get a new version.
+    pub async fn touch_plan(&self) {
+        sqlx::query("update plan set display_name = display_name where name = 'starter'")
+            .execute(&mut self.database.sql().await)
+            .await
+            .expect("is updated");
+    }
+
+    /// What the router says of a site, once it is as wished.
+    pub async fn site_until(
+        &self,
+        site: &Site,
+        wished: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let begun = Instant::now();
+        loop {
+            let text = self.admin(&format!("/sites/{}", site.id)).await;
+            let seen = serde_json::from_str(&text).unwrap_or_default();
+            if wished(&seen) {
+                return seen;
+            }
+            assert!(begun.elapsed() < PATIENCE, "still {seen}: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Memory of the router, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let id = self.router.as_ref().expect("runs").id();
+        let text = std::fs::read_to_string(format!("/proc/{id}/status")).expect("runs");
+        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("has a size");
+        let kilobytes = line.split_whitespace().nth(1).and_then(|size| size.parse::<u64>().ok());
+        kilobytes.expect("is a number") * 1024
+    }
+
     // The router.
 
     pub async fn start_router(&mut self) {
@@ -256,6 +341,7 @@ impl Stack {
             "handover_socket": self.path("handover"),
             "log": "info",
             "drain_secs": 10,
+            "limits": self.limits,
             "workers": 2,
         });
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
@@ -286,7 +372,7 @@ impl Stack {
         (self.https, self.http, self.admin) = (address("https"), address("http"), address("admin"));
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("router.log")).unwrap_or_default()
     }
 
@@ -318,12 +404,20 @@ impl Stack {
         Doors { https: self.https, authority: self.issuer.der().clone() }
     }
 
+    pub async fn try_connect(&self, server_name: &str) -> std::io::Result<Stream> {
+        Stream::tls(self.https, server_name, self.issuer.der(), true).await
+    }
+
     pub async fn https(&self, server_name: &str, request: &[u8]) -> Answer {
         self.connect(server_name).await.exchange(request).await
     }
 
     pub async fn http2(&self, server_name: &str) -> SendRequest<Full<bytes::Bytes>> {
         Stream::http2(self.https, server_name, self.issuer.der()).await
+    }
+
+    pub async fn raw_http2(&self, server_name: &str) -> Stream {
+        Stream::raw_http2(self.https, server_name, self.issuer.der()).await
     }
 
     pub async fn http(&self, request: &[u8]) -> Answer {

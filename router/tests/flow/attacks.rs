@@ -1,0 +1,217 @@
+//! Attacks on HTTP/2, frame by frame: the connection ends, the memory stays, others are served.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    A, B,
+    client::Stream,
+    get,
+    stack::{Site, Stack},
+};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// More than one attacker may cost, in bytes.
+const MUCH: u64 = 64 << 20;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).expect("is short").to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A literal header that goes into the table of the connection, or does not.
+fn literal(indexed: bool, name: &str, value: &str) -> Vec<u8> {
+    let mut block = vec![if indexed { 0x40 } else { 0 }];
+    for text in [name, value] {
+        assert!(text.len() < 127, "has a short length");
+        block.push(u8::try_from(text.len()).expect("is short"));
+        block.extend(text.as_bytes());
+    }
+    block
+}
+
+/// The head of a request.
+fn head(method: &str, path: &str) -> Vec<u8> {
+    [
+        literal(false, ":method", method),
+        literal(false, ":scheme", "https"),
+        literal(false, ":authority", A),
+        literal(false, ":path", path),
+    ]
+    .concat()
+}
+
+struct Attack<'a> {
+    stack: &'a Stack,
+    name: &'static str,
+    stream: Stream,
+    before: u64,
+}
+
+impl<'a> Attack<'a> {
+    async fn begin(stack: &'a Stack, name: &'static str) -> Self {
+        let before = stack.resident_bytes();
+        let mut stream = stack.raw_http2(A).await;
+        assert!(stream.send_bytes(PREFACE).await);
+        // No window at all for answers.
+        assert!(stream.send_bytes(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await);
+        Self { stack, name, stream, before }
+    }
+
+    /// Whether the connection still takes it.
+    async fn send(&mut self, frames: &[u8]) -> bool {
+        self.stream.send_bytes(frames).await
+    }
+
+    /// Reads until the router has closed; panics if it does not.
+    async fn ends(mut self) {
+        let begun = Instant::now();
+        while !self.stream.read_some().await.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}: goes on", self.name);
+        }
+        self.others_are_served().await;
+    }
+
+    async fn others_are_served(&self) {
+        let answer = self.stack.https(B, get(B, "/who").as_bytes()).await;
+        assert_eq!(answer.body, "beta", "{}", self.name);
+        let after = self.stack.resident_bytes();
+        assert!(after < self.before + MUCH, "{}: {} -> {after}", self.name, self.before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attackers_are_thrown_out_and_others_are_served() {
+    let stack =
+        Stack::start_with(serde_json::json!({ "write_stall_secs": 2, "idle_secs": 2 })).await;
+    let a = stack.site("alpha", &[A]).await;
+    let b = stack.site("beta", &[B]).await;
+    stack.arrived(A).await;
+    stack.arrived(B).await;
+
+    endless_headers(&stack).await;
+    rapid_reset(&stack, &a).await;
+    empty_data(&stack).await;
+    zero_window_update(&stack).await;
+    unread_pings(&stack).await;
+    header_bomb(&stack, &a).await;
+    stalled_answers(&stack, &a).await;
+    slow_reader(&stack, &a).await;
+    drop(b);
+}
+
+async fn endless_headers(stack: &Stack) {
+    let mut attack = Attack::begin(stack, "CONTINUATION flood").await;
+    attack.send(&frame(HEADERS, END_STREAM, 1, &head("GET", "/who"))).await;
+    let piece = literal(false, "x-a", &"b".repeat(100)).repeat(100);
+    for _ in 0..20_000 {
+        if !attack.send(&frame(CONTINUATION, 0, 1, &piece)).await {
+            break;
+        }
+    }
+    attack.ends().await;
+}
+
+async fn rapid_reset(stack: &Stack, a: &Site) {
+    let mut attack = Attack::begin(stack, "rapid reset").await;
+    let block = head("GET", "/slow");
+    for number in 0..50_000_u32 {
+        let stream = 2 * number + 1;
+        let both = [
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &block),
+            frame(RESET, 0, stream, &8_u32.to_be_bytes()),
+        ];
+        if !attack.send(&both.concat()).await {
+            break;
+        }
+    }
+    attack.ends().await;
+    // What was begun for it does not go on.
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+}
+
+async fn empty_data(stack: &Stack) {
+    let mut attack = Attack::begin(stack, "empty DATA").await;
+    attack.send(&frame(HEADERS, END_HEADERS, 1, &head("POST", "/sink"))).await;
+    for _ in 0..100_000 {
+        if !attack.send(&frame(DATA, 0, 1, &[]).repeat(10)).await {
+            break;
+        }
+    }
+    attack.ends().await;
+}
+
+async fn zero_window_update(stack: &Stack) {
+    let mut attack = Attack::begin(stack, "WINDOW_UPDATE of 0").await;
+    attack.send(&frame(WINDOW_UPDATE, 0, 0, &0_u32.to_be_bytes())).await;
+    attack.ends().await;
+}
+
+async fn unread_pings(stack: &Stack) {
+    let mut attack = Attack::begin(stack, "unread pings").await;
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
+    for _ in 0..200 {
+        let sending = tokio::time::timeout(Duration::from_millis(200), attack.send(&pings)).await;
+        if sending != Ok(true) {
+            break;
+        }
+    }
+    attack.others_are_served().await;
+}
+
+/// Few bytes that become many: each stream repeats one long header from the connection's table, its
+/// answer may not be sent, and so it stays.
+async fn header_bomb(stack: &Stack, a: &Site) {
+    let mut attack = Attack::begin(stack, "header bomb").await;
+    let first = [head("GET", "/who"), literal(true, "x-long", &"x".repeat(30))].concat();
+    attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &first)).await;
+    // 62 is the newest entry of the table.
+    let more = [head("GET", "/who"), vec![0x80 | 62; 150]].concat();
+    for number in 1..100_u32 {
+        attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &more)).await;
+    }
+    attack.others_are_served().await;
+    // The streams go, and then the connection, though its client answers pings.
+    attack.ends().await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+}
+
+/// A long answer of which nothing is taken, on a connection that goes on otherwise.
+async fn stalled_answers(stack: &Stack, a: &Site) {
+    let mut attack = Attack::begin(stack, "stalled answers").await;
+    for number in 0..50_u32 {
+        let block = head("GET", "/large?100000000");
+        attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &block)).await;
+    }
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 50).await;
+    attack.others_are_served().await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+    let text = stack.admin("/metrics").await;
+    let stalled = text
+        .lines()
+        .find_map(|line| line.strip_prefix("router_stalled_streams_total "))
+        .and_then(|number| number.parse::<u32>().ok());
+    assert!(stalled >= Some(50), "{stalled:?}");
+    attack.ends().await;
+}
+
+/// The same without HTTP/2: the connection itself takes nothing.
+async fn slow_reader(stack: &Stack, a: &Site) {
+    let mut stream = stack.connect(A).await;
+    stream.send(get(A, "/large?1000000000")).await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 1).await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+    drop(stream);
+}
