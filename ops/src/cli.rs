@@ -4,9 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use control_types::{Hostname, SiteId, Slug};
 
 use crate::{
-    cluster::ClusterCommand, completions::CompletionsArgs, connection::ConnectionArgs,
-    domain::DomainCommand, failure::Code, operation::OperationCommand, plan::PlanCommand,
-    region::RegionCommand, router::RouterCommand, site::SiteCommand,
+    certificate::CertificateCommand, cluster::ClusterCommand, completions::CompletionsArgs,
+    connection::ConnectionArgs, domain::DomainCommand, failure::Code, operation::OperationCommand,
+    plan::PlanCommand, region::RegionCommand, router::RouterCommand, site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own
@@ -46,6 +46,9 @@ pub enum Command {
     /// Create, look at, close, open and delete sites
     #[command(subcommand)]
     Site(SiteCommand),
+    /// List, renew and upload the certificates of hostnames
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Add, check, prefer and remove hostnames of sites
     #[command(subcommand)]
     Domain(DomainCommand),

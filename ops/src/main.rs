@@ -5,6 +5,7 @@ mod cli;
 mod connection;
 mod site;
 mod domain;
+mod certificate;
 mod operation;
 mod region;
 mod router;
@@ -55,6 +56,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Down(args) => return Ok(down::run(args).await),
         Command::Doctor(args) => return Ok(doctor::run(args).await),
         Command::Site(command) => site::run(command, &connect()?, output).await,
+        Command::Certificate(command) => certificate::run(command, &connect()?, output).await,
         Command::Domain(command) => domain::run(command, &connect()?, output).await,
         Command::Operation(command) => operation::run(command, &connect()?, output).await,
         Command::Region(command) => region::run(&command, &connect()?, output).await,

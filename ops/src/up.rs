@@ -59,6 +59,15 @@ pub struct UpArgs {
     /// Ask this DNS server about custom domains, and not those of the system; may come again
     #[arg(long, value_name = "ADDR:PORT")]
     pub dns_server: Vec<SocketAddr>,
+    /// Get certificates for names that are not below localhost from this ACME authority
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
+    /// What vouches for the server of the ACME authority, when the system does not (PEM)
+    #[arg(long, value_name = "FILE", requires = "acme_directory")]
+    pub acme_root: Option<PathBuf>,
+    /// Whom the ACME authority may write to
+    #[arg(long, value_name = "MAIL", requires = "acme_directory")]
+    pub acme_contact: Option<String>,
     /// Make no demo sites on the first run
     #[arg(long)]
     pub no_demo: bool,
@@ -87,6 +96,15 @@ impl UpArgs {
         ];
         for server in &self.dns_server {
             arguments.extend(["--dns-server".into(), server.to_string().into()]);
+        }
+        if let Some(url) = &self.acme_directory {
+            arguments.extend(["--acme-directory".into(), url.into()]);
+        }
+        if let Some(root) = &self.acme_root {
+            arguments.extend(["--acme-root".into(), root.into()]);
+        }
+        if let Some(mail) = &self.acme_contact {
+            arguments.extend(["--acme-contact".into(), mail.into()]);
         }
         let flags = [("--no-demo", self.no_demo), ("--reset", self.reset), ("--yes", self.yes)];
         arguments.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| OsString::from(flag)));

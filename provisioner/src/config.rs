@@ -10,7 +10,10 @@ use std::{
 use control_types::Hostname;
 use serde::Deserialize;
 
-use crate::dns::DnsConfig;
+use crate::{
+    acme::settings::{AcmeConfig, AcmeSettings},
+    dns::DnsConfig,
+};
 
 /// What the file says.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,8 +27,11 @@ pub struct Config {
     pub region_keys: BTreeMap<String, PathBuf>,
     /// The domain that sites get their first hostname below.
     pub platform_domain: String,
-    /// The authority that issues certificates.
+    /// The authority that issues certificates for names that no public one certifies.
     pub certificate_authority: AuthorityConfig,
+    /// The public authorities that issue all others; none when the local one issues all.
+    #[serde(default)]
+    pub acme: Option<AcmeConfig>,
     /// Which DNS servers are asked about custom domains.
     #[serde(default)]
     pub dns: DnsConfig,
@@ -80,6 +86,8 @@ pub struct Resolved {
     pub config: Config,
     /// In canonical form.
     pub platform_domain: Hostname,
+    /// The public certificate authorities.
+    pub acme: Option<AcmeSettings>,
     /// From its file.
     pub bootstrap_token: String,
 }
@@ -120,9 +128,10 @@ pub fn load(path: &Path) -> Result<Resolved, Vec<String>> {
     if !tenant_app.is_file() {
         mistakes.push(format!("runtime.tenant_app: there is no file {}", tenant_app.display()));
     }
+    let acme = config.acme.as_ref().map(|acme| acme.resolve(&mut mistakes));
     match (platform_domain, bootstrap_token) {
         (Ok(platform_domain), Ok(bootstrap_token)) if mistakes.is_empty() => {
-            Ok(Resolved { config, platform_domain, bootstrap_token })
+            Ok(Resolved { config, platform_domain, acme, bootstrap_token })
         }
         _ => Err(mistakes),
     }

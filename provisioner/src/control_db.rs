@@ -11,7 +11,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub mod acme_accounts;
+pub mod acme_challenges;
 pub mod audit;
+pub mod certificate_orders;
 pub mod certificates;
 pub mod clusters;
 pub mod domains;

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod auth;
+mod certificates;
 mod description;
 mod domains;
 mod holds;
@@ -70,6 +71,10 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}", get(sites::show).delete(sites::delete))
         .route("/sites/{site}/suspend", post(sites::suspend))
         .route("/sites/{site}/resume", post(sites::resume))
+        .route("/certificates", get(certificates::list_all))
+        .route("/platform/certificate", put(certificates::put_wildcard))
+        .route("/sites/{site}/certificates", get(certificates::list).post(certificates::upload))
+        .route("/sites/{site}/certificates/{hostname}/renew", post(certificates::renew))
         .route("/sites/{site}/domains", get(domains::list).post(domains::add))
         .route("/sites/{site}/domains/{hostname}", get(domains::show).delete(domains::remove))
         .route("/sites/{site}/domains/{hostname}/check", post(domains::check))

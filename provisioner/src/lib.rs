@@ -12,6 +12,8 @@ pub mod instances;
 pub mod site_database;
 pub mod site_storage;
 pub mod certificate_authority;
+pub mod certificate_check;
+pub mod acme;
 pub mod dns;
 pub mod domain_check;
 pub mod secrets;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use migrations::Schema;
 use provisioner::{
+    acme::{Acme, AcmeOptions, AcmeParts, settings::AcmeSettings},
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
     control_db::{ControlDb, holds, route_changes, tokens},
@@ -117,6 +118,14 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
         nudges.clone(),
     ));
     let authority = &config.certificate_authority;
+    let http = reqwest::Client::builder().no_proxy().build().context("HTTP client")?;
+    let parts = AcmeParts {
+        pool: db.pool.clone(),
+        keys: keys.clone(),
+        dns: Dns::new(&config.dns)?,
+        http: http.clone(),
+        nudges: nudges.clone(),
+    };
     let world = Arc::new(World {
         clusters: Clusters::new(db.pool.clone(), keys.clone()),
         object_stores: ObjectStores::new(db.pool.clone(), keys.clone()),
@@ -124,11 +133,12 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
             CertificateAuthority::load(&authority.certificate, &authority.key)
                 .context("certificate authority")?,
         ),
+        acme: resolved.acme.map(|acme| certificates_by_acme(acme, parts)).transpose()?,
         platform_domain: resolved.platform_domain,
         dns: Dns::new(&config.dns)?,
         nudges: nudges.clone(),
         instances_changed: instances.written(),
-        http: reqwest::Client::builder().no_proxy().build().context("HTTP client")?,
+        http,
         keys,
         db,
     });
@@ -212,6 +222,9 @@ impl Running {
             }),
         ];
         tasks.spawn(Arc::clone(&self.engine).run(self.shutdown.clone()));
+        if let Some(acme) = &self.world.acme {
+            tasks.spawn(Arc::clone(acme).run(self.shutdown.clone()));
+        }
         tasks.close();
         let api = Api {
             world: self.world,
@@ -231,6 +244,10 @@ impl Running {
         tasks.wait().await;
         Ok(())
     }
+}
+
+fn certificates_by_acme(settings: AcmeSettings, parts: AcmeParts) -> anyhow::Result<Arc<Acme>> {
+    Acme::new(settings, parts, AcmeOptions::default()).context("acme")
 }
 
 async fn migrate(url: &str) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ mod holds;
 
 use std::{sync::Arc, time::Duration};
 
-use control_types::{Hostname, SiteId};
+use control_types::{Hostname, SiteId, state::CertificateSource};
 use serde::Deserialize;
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub use holds::HoldId;
 
 use crate::{
+    acme::Acme,
     certificate_authority::CertificateAuthority,
     control_db::{
         ControlDb,
@@ -41,8 +42,10 @@ pub struct World {
     pub clusters: Clusters,
     /// Administers the object stores.
     pub object_stores: ObjectStores,
-    /// Issues certificates.
+    /// Issues certificates for names that no public authority certifies.
     pub authority: Arc<CertificateAuthority>,
+    /// Gets all others from public authorities; none when the local one issues all.
+    pub acme: Option<Arc<Acme>>,
     /// The platform's own domain.
     pub platform_domain: Hostname,
     /// Asks the DNS.
@@ -62,13 +65,19 @@ struct RouteSeen {
 }
 
 impl World {
-    /// The names that our authorities go by in CAA records. The local authority has none: it does
-    /// not look at them.
-    pub fn caa_identities(&self) -> Vec<String> {
-        Vec::new()
+    /// Who gets certificates for a hostname from public authorities; none when the local one issues
+    /// them.
+    pub fn acme_for(&self, hostname: &str) -> Option<&Arc<Acme>> {
+        self.acme.as_ref().filter(|_| Acme::certifies(hostname))
     }
 
-    /// Issues a certificate for a hostname and stores it, in the place of the one that it had in the
+    /// The names that our authorities go by in CAA records, as far as they said so. The local
+    /// authority has none: it does not look at them.
+    pub fn caa_identities(&self) -> Vec<String> {
+        self.acme.as_ref().map(|acme| acme.caa_identities()).unwrap_or_default()
+    }
+
+    /// Issues a certificate by the local authority, in the place of the one that the name had in the
     /// region.
     ///
     /// # Errors
@@ -88,6 +97,7 @@ impl World {
             hostname: hostname.as_str(),
             region,
             issuer: self.authority.name(),
+            source: CertificateSource::Local,
             chain_pem: &issued.chain_pem,
             sealed_key: &self.keys.seal_certificate_key(region, id, &issued.key_pem)?,
             not_before: issued.not_before,

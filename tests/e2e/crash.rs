@@ -134,10 +134,8 @@ impl Bench {
         migrations::Schema::Control.migrate(&mut connection).await?;
         let db = ControlDb::new(&url)?;
         let secrets = stack.data_dir().join("secrets");
-        let files: BTreeMap<String, PathBuf> = BTreeMap::from([(
-            REGION.to_owned(),
-            secrets.join(format!("region-{REGION}.keys.json")),
-        )]);
+        let ring = secrets.join(format!("region-{REGION}.keys.json"));
+        let files: BTreeMap<String, PathBuf> = BTreeMap::from([(REGION.to_owned(), ring)]);
         let keys = Keys::load(&files).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
         same_places(stack, &db, &keys).await?;
         let clusters = Clusters::new(db.pool.clone(), keys.clone());
@@ -168,6 +166,7 @@ impl Bench {
                 &authority.join("authority.pem"),
                 &secrets.join("authority.key.pem"),
             )?),
+            acme: None,
             platform_domain: "localhost".parse()?,
             dns: Dns::new(&DnsConfig::default())?,
             nudges: nudges.clone(),

@@ -29,6 +29,8 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
         InstanceDesired,
         InstanceObserved,
         AcmeChallengeKind,
+        CertificateSource,
+        CertificateOrderState,
         OperationKind,
         OperationState,
         StepEvent
@@ -39,6 +41,6 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
     )
     .fetch_one(&pool)
     .await?;
-    ensure!(n_enums == 11, "{n_enums} enums in SQL");
+    ensure!(n_enums == 13, "{n_enums} enums in SQL");
     Ok(())
 }

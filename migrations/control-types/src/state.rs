@@ -148,6 +148,37 @@ state!(
 );
 
 state!(
+    /// Where a certificate came from, which decides who renews it.
+    CertificateSource = "certificate_source" {
+        /// The platform's local authority.
+        Local = "local",
+        /// An authority by ACME.
+        Acme = "acme",
+        /// A person.
+        Uploaded = "uploaded",
+    }
+);
+
+state!(
+    /// How far the certificate of a hostname is.
+    ///
+    /// ```text
+    /// wanted ──> ordered ──> issued ──time to renew──> ordered
+    ///   └──> failing <──┘
+    /// ```
+    CertificateOrderState = "certificate_order_state" {
+        /// Nothing was ordered yet.
+        Wanted = "wanted",
+        /// An order is open at an authority.
+        Ordered = "ordered",
+        /// The last attempt failed; the next one has its time.
+        Failing = "failing",
+        /// There is a certificate, and a moment for its renewal.
+        Issued = "issued",
+    }
+);
+
+state!(
     /// What an operation does to its site.
     OperationKind = "operation_kind" {
         /// From nothing to a serving site.

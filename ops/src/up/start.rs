@@ -84,7 +84,7 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
     })
     .await?;
     let stores = start_object_stores(platform).await?;
-    let api = provisioner::start(platform, &beside, &urls, &authority, &args.dns_server).await?;
+    let api = provisioner::start(platform, &beside, &urls, &authority, args).await?;
     let token = secret_in(&token_file(data))?;
     let client = Client::new(&api, &token)?;
     step("regions, clusters, object stores registered", Some(&data.log("provisioner")), async {

@@ -1,5 +1,6 @@
 //! The typed client, for the CLI and the tests.
 
+mod certificates;
 mod domains;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@ pub mod places;
 pub mod routers;
 pub mod sites;
 pub mod domains;
+pub mod certificates;
 pub mod operations;
 pub mod status;
 #[cfg(feature = "client")]

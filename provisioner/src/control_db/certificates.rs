@@ -1,6 +1,10 @@
 //! `certificate`: chains and sealed keys, one per hostname and region.
 
-use control_types::SiteId;
+mod shown;
+
+pub use shown::list;
+
+use control_types::{SiteId, state::CertificateSource};
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -15,8 +19,10 @@ pub struct NewCertificate<'a> {
     pub hostname: &'a str,
     /// The region whose key seals it.
     pub region: &'a str,
-    /// Who issued it.
+    /// Who issued it: `local`, `uploaded` or the name of an authority in the configuration.
     pub issuer: &'a str,
+    /// Where it came from.
+    pub source: CertificateSource,
     /// Leaf first.
     pub chain_pem: &'a str,
     /// The sealed private key.
@@ -36,12 +42,12 @@ pub async fn put(
     certificate: &NewCertificate<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
-             not_before, not_after)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        "insert into certificate (id, site_id, hostname, region, issuer, source, chain_pem,
+             sealed_key, not_before, not_after)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          on conflict (hostname, region) do update set
              id = excluded.id, site_id = excluded.site_id, issuer = excluded.issuer,
-             chain_pem = excluded.chain_pem, sealed_key = excluded.sealed_key,
+             source = excluded.source, chain_pem = excluded.chain_pem, sealed_key = excluded.sealed_key,
              not_before = excluded.not_before, not_after = excluded.not_after,
              created_at = now()",
         certificate.id,
@@ -49,6 +55,7 @@ pub async fn put(
         certificate.hostname,
         certificate.region,
         certificate.issuer,
+        certificate.source as CertificateSource,
         certificate.chain_pem,
         certificate.sealed_key,
         certificate.not_before,
@@ -81,40 +88,108 @@ pub struct Due {
     pub region: String,
 }
 
-/// What to issue now: for the hostnames of placed sites in their region, and for the platform's own
-/// name in every region.
+/// What the local authority shall issue now: for all names, or for those below `localhost` alone
+/// when there is a public authority too. A third of a certificate's life is kept for renewing it.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn due(
+pub async fn due_locally(
     pool: &PgPool,
     platform_domain: &str,
-    renew_before: OffsetDateTime,
+    all_names: bool,
 ) -> Result<Vec<Due>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select wanted.site_id as "site_id: SiteId", wanted.hostname as "hostname!",
+    sqlx::query_as!(
+        Due,
+        r#"select wanted.site_id as "site: SiteId", wanted.hostname as "hostname!",
                wanted.region as "region!"
-           from (
-               select domain.site_id, domain.hostname, placement.region
-               from domain
-               join placement on placement.site_id = domain.site_id
-                   and placement.state = 'current'
-               join site on site.id = domain.site_id
-               where domain.state in ('verified', 'active')
-                   and site.state in ('active', 'suspended', 'deleting')
-               union all
-               select null::uuid, $1::text, region.name from region
-           ) wanted
+           from certificate_wanted($1, now()) wanted
            left join certificate on certificate.hostname = wanted.hostname
                and certificate.region = wanted.region
-           where certificate.id is null or certificate.not_after < $2"#,
+           where ($2 or wanted.hostname = 'localhost' or wanted.hostname like '%.localhost')
+               and (certificate.id is null
+                   or (certificate.source <> 'uploaded' and certificate.not_after
+                       - (certificate.not_after - certificate.not_before) / 3 < now()))"#,
         platform_domain,
-        renew_before,
+        all_names,
     )
     .fetch_all(pool)
+    .await
+}
+
+/// A certificate without its key.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Who issued it.
+    pub issuer: String,
+    /// Where it came from.
+    pub source: CertificateSource,
+    /// Leaf first.
+    pub chain_pem: String,
+    /// Valid from.
+    pub not_before: OffsetDateTime,
+    /// Valid until.
+    pub not_after: OffsetDateTime,
+}
+
+/// The certificate of a hostname in a region.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn get(pool: &PgPool, hostname: &str, region: &str) -> Result<Option<Held>, sqlx::Error> {
+    sqlx::query_as!(
+        Held,
+        r#"select issuer, source as "source: CertificateSource", chain_pem, not_before, not_after
+           from certificate where hostname = $1 and region = $2"#,
+        hostname,
+        region
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// Whether a certificate for all names of the platform serves in a region until `until` at least.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn has_wildcard(
+    connection: &mut PgConnection,
+    platform_domain: &str,
+    region: &str,
+    until: OffsetDateTime,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select from certificate where hostname = '*.' || $1::text
+               and region = $2 and not_after > $3) as "exists!""#,
+        platform_domain,
+        region,
+        until,
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Removes the certificates of single names of the platform that its wildcard covers in a region,
+/// since nobody will renew them. Uploaded ones stay.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn delete_covered(
+    connection: &mut PgConnection,
+    platform_domain: &str,
+    region: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from certificate using domain
+         where certificate.hostname = domain.hostname and domain.kind = 'platform'
+             and domain.state <> 'released' and certificate.region = $2
+             and certificate.source <> 'uploaded'
+             and exists (select from certificate wildcard
+                 where wildcard.hostname = '*.' || $1::text and wildcard.region = $2
+                     and wildcard.not_after > now())",
+        platform_domain,
+        region,
+    )
+    .execute(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Due { site: row.site_id, hostname: row.hostname, region: row.region })
-        .collect())
+    Ok(())
 }

@@ -295,13 +295,18 @@ pub async fn primary(pool: &PgPool, site: SiteId) -> Result<Option<String>, sqlx
         .await
 }
 
-/// Lets the verified hostnames of a site serve.
+/// Lets the verified hostnames of a placed site serve that have a certificate, and its platform
+/// hostname.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn activate(connection: &mut PgConnection, site: SiteId) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update domain set state = 'active' where site_id = $1 and state = 'verified'",
+        "update domain set state = 'active'
+         where site_id = $1 and state = 'verified' and (kind = 'platform' or exists (
+             select from certificate join placement on placement.region = certificate.region
+             where certificate.hostname = domain.hostname and placement.site_id = domain.site_id
+                 and placement.state = 'current'))",
         site.0
     )
     .execute(connection)

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
-use provisioner_api::{domains, operations, places, problem, routers, sites, status};
+use provisioner_api::{certificates, domains, operations, places, problem, routers, sites, status};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -52,6 +52,8 @@ use utoipa::{
         sites::PlannedStep,
         sites::DeleteSite,
         sites::ChangeSite,
+        certificates::Certificate,
+        certificates::UploadCertificate,
         domains::DomainDetail,
         domains::DomainCertificate,
         domains::DomainCheck,
@@ -155,6 +157,39 @@ const CALLS: &[Call] = &[
         Some("ChangeSite"),
         200,
         "Site",
+    ),
+    (HttpMethod::Get, "/v1/certificates", "All certificates", None, 200, "[Certificate]"),
+    (
+        HttpMethod::Put,
+        "/v1/platform/certificate",
+        "Takes one certificate for all names right below the platform's domain",
+        Some("UploadCertificate"),
+        200,
+        "[Certificate]",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/sites/{site}/certificates",
+        "The certificates of a site",
+        None,
+        200,
+        "[Certificate]",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/certificates",
+        "Takes a certificate of one's own",
+        Some("UploadCertificate"),
+        200,
+        "Certificate",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/certificates/{hostname}/renew",
+        "Asks for a new certificate now",
+        None,
+        200,
+        "Certificate",
     ),
     (
         HttpMethod::Post,

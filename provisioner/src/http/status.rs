@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use provisioner_api::status::{Component, Status};
 
 use crate::{
-    control_db::{clusters, object_stores, operations},
+    control_db::{certificate_orders, clusters, object_stores, operations},
     http::{Api, refusal::Refusal},
 };
 
@@ -24,6 +24,9 @@ pub async fn show(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
         let name = format!("object store {}", store.name);
         components.push(Component { name, problem: store.last_error });
     }
+    let platform = api.world.platform_domain.as_str();
+    let problem = certificate_orders::health(pool, platform).await?.problem();
+    components.push(Component { name: "certificates".to_owned(), problem });
     let (live, stuck) = operations::count_live(pool).await?;
     Ok(Json(Status {
         components,

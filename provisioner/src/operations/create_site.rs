@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    acme::schedule::TAKE_OVER,
     control_db::{
-        certificates, clusters, domains, instances, object_stores,
+        certificate_orders, certificates, clusters, domains, instances, object_stores,
         placements::{self, Placement},
         places, sites,
     },
@@ -299,22 +300,67 @@ async fn seed_site(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     Ok(Flow::Done)
 }
 
+/// The local authority issues at once. Public ones are waited for as far as the site's name below
+/// the platform's domain needs them: the site opens with that, and custom domains follow when their
+/// DNS leads here and their certificates have come.
 async fn issue_certificates(cx: &mut Cx<'_, CreateSite>) -> StepResult {
+    let platform = cx.world.platform_domain.as_str();
+    let (site, region) = (cx.site, cx.params.region.clone());
     let mut tx = cx.begin().await?;
-    for hostname in domains::of_site(&mut tx, cx.site).await? {
+    let soon = OffsetDateTime::now_utc() + TAKE_OVER;
+    let has_wildcard = certificates::has_wildcard(&mut tx, platform, &region, soon).await?;
+    let mut awaited = None;
+    for hostname in domains::of_site(&mut tx, site).await? {
         let hostname: Hostname = hostname.parse().map_err(StepError::fail)?;
-        let certified =
-            cx.world.certify(&mut tx, &hostname, Some(cx.site), &cx.params.region).await;
+        let is_platform_name = hostname
+            .as_str()
+            .strip_suffix(platform)
+            .is_some_and(|label| label.strip_suffix('.').is_some_and(|label| !label.contains('.')));
+        if is_platform_name && has_wildcard {
+            continue;
+        }
+        if cx.world.acme_for(hostname.as_str()).is_some() {
+            certificate_orders::want(&mut tx, site, hostname.as_str(), &region).await?;
+            if is_platform_name {
+                awaited = Some(hostname);
+            }
+            continue;
+        }
+        let certified = cx.world.certify(&mut tx, &hostname, Some(site), &region).await;
         certified
             .with_context(|| format!("certificate for {hostname}"))
             .map_err(StepError::Retry)?;
     }
     tx.commit().await?;
-    Ok(Flow::Done)
+    if let Some(acme) = &cx.world.acme {
+        acme.nudge();
+    }
+    match awaited {
+        Some(hostname) => await_certificate(cx, &hostname).await,
+        None => Ok(Flow::Done),
+    }
+}
+
+async fn await_certificate(cx: &Cx<'_, CreateSite>, hostname: &Hostname) -> StepResult {
+    let pool = &cx.world.db.pool;
+    let until = tokio::time::Instant::now() + RUNTIME;
+    loop {
+        if certificates::get(pool, hostname.as_str(), &cx.params.region).await?.is_some() {
+            return Ok(Flow::Done);
+        }
+        if tokio::time::Instant::now() > until {
+            let reason = certificate_orders::explain(pool, hostname.as_str()).await?;
+            let reason = reason.unwrap_or_else(|| "the certificate is being ordered".to_owned());
+            let pause = Duration::from_secs(1);
+            return Ok(Flow::Wait { pause, reason: format!("{hostname}: {reason}") });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn remove_certificates(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut tx = cx.begin().await?;
+    certificate_orders::delete_of_site(&mut tx, cx.site).await?;
     certificates::delete_of_site(&mut tx, cx.site).await?;
     tx.commit().await?;
     Ok(Flow::Done)

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    control_db::{certificates, domains, instances, placements, placements::Placement, sites},
+    control_db::{
+        certificate_orders, certificates, domains, instances, placements, placements::Placement,
+        sites,
+    },
     engine::{Cx, Flow, Kind, StepError, StepResult},
     operations::placed,
 };
@@ -203,6 +206,7 @@ async fn release_names(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     if let Some(placement) = placements::current(&mut tx, cx.site).await? {
         placements::set_state(&mut tx, placement.id, PlacementState::Retired).await?;
     }
+    certificate_orders::delete_of_site(&mut tx, cx.site).await?;
     certificates::delete_of_site(&mut tx, cx.site).await?;
     domains::release(&mut tx, cx.site).await?;
     sites::set_state(&mut tx, cx.site, &[SiteState::Deleting], SiteState::Deleted).await?;

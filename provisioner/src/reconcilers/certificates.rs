@@ -1,21 +1,21 @@
 //! Every hostname that serves has a certificate that does not end soon, and so has the platform's
-//! own name in every region.
+//! own name in every region. The local authority issues at once; names for public authorities are
+//! handed over to `acme`, which takes its time with each.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use control_types::Hostname;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tracing::info;
 
 use crate::{
-    control_db::certificates::{self, Due},
+    control_db::{
+        acme_challenges, certificate_orders,
+        certificates::{self, Due},
+    },
     world::World,
 };
-
-/// How long before its end a certificate is renewed: a third of the 90 days that the local
-/// authority gives.
-const RENEW_BEFORE: Duration = Duration::days(30);
 
 /// The reconciler.
 pub struct Certificates {
@@ -29,9 +29,14 @@ impl Certificates {
     /// # Errors
     /// When the control database does not answer, or a name could not be certified.
     pub async fn run_once(&self) -> anyhow::Result<()> {
+        let pool = &self.world.db.pool;
         let platform = self.world.platform_domain.as_str();
-        let renew_before = OffsetDateTime::now_utc() + RENEW_BEFORE;
-        let due = certificates::due(&self.world.db.pool, platform, renew_before).await?;
+        if let Some(acme) = &self.world.acme {
+            certificate_orders::sync(pool, platform).await?;
+            acme_challenges::prune(pool).await?;
+            acme.nudge();
+        }
+        let due = certificates::due_locally(pool, platform, self.world.acme.is_none()).await?;
         let mut first_error = None;
         for due in due {
             if let Err(error) = self.issue(&due).await {
@@ -39,6 +44,7 @@ impl Certificates {
                 first_error.get_or_insert(error);
             }
         }
+        self.measure().await?;
         first_error.map_or(Ok(()), Err)
     }
 
@@ -49,6 +55,22 @@ impl Certificates {
         info!(hostname = hostname.as_str(), region = due.region, "certificate issued");
         // A verified domain waits for it.
         self.world.nudges.all();
+        Ok(())
+    }
+
+    /// What operators are alarmed by.
+    async fn measure(&self) -> anyhow::Result<()> {
+        let platform = self.world.platform_domain.as_str();
+        let health = certificate_orders::health(&self.world.db.pool, platform).await?;
+        if let Some(first) = health.first_expiry {
+            let days = (first - OffsetDateTime::now_utc()).as_seconds_f64() / 86_400.0;
+            metrics::gauge!("provisioner_certificate_first_expiry_days").set(days);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "there are not that many names")]
+        {
+            metrics::gauge!("provisioner_certificate_names_failing").set(health.n_failing as f64);
+            metrics::gauge!("provisioner_certificate_names_expiring").set(health.n_expiring as f64);
+        }
         Ok(())
     }
 }

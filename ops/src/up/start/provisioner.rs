@@ -1,11 +1,6 @@
 //! The provisioner, and what it is told of: regions, clusters, object stores.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::bail;
 use provisioner_api::{
@@ -21,6 +16,7 @@ use super::{
 use crate::{
     data_dir::secret_in,
     up::{
+        UpArgs,
         authority::Authority,
         control_database::ControlDatabase,
         platform::{self, Platform},
@@ -43,7 +39,7 @@ pub async fn start(
     beside: &Path,
     urls: &ControlDatabase,
     authority: &Authority,
-    dns_servers: &[SocketAddr],
+    args: &UpArgs,
 ) -> anyhow::Result<String> {
     let data = &platform.data;
     let log = data.log("provisioner");
@@ -61,7 +57,8 @@ pub async fn start(
                 "certificate": authority.certificate,
                 "key": authority.key,
             },
-            "dns": { "servers": dns_servers },
+            "dns": { "servers": args.dns_server },
+            "acme": acme(args),
             "runtime": {
                 "kind": "local",
                 "directory": data.instances(),
@@ -89,6 +86,21 @@ pub async fn start(
         .await
     })
     .await
+}
+
+/// The one authority that was named.
+fn acme(args: &UpArgs) -> Option<serde_json::Value> {
+    let directory_url = args.acme_directory.as_ref()?;
+    let contact: Vec<_> =
+        args.acme_contact.iter().map(|contact| format!("mailto:{contact}")).collect();
+    Some(serde_json::json!({
+        "authorities": [{
+            "name": "acme",
+            "directory_url": directory_url,
+            "contact": contact,
+            "root_certificates": args.acme_root,
+        }],
+    }))
 }
 
 /// Tells it of all there is.

@@ -1,0 +1,153 @@
+//! Certificates from pebble, the test server of Let's Encrypt, and from a small authority of our own
+//! for what pebble lacks. Routers are stood in for by a responder that reads what they read.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use control_types::state::AcmeChallengeKind;
+
+#[allow(dead_code, reason = "each test file uses its own part of it")]
+#[path = "parts/postgres.rs"]
+mod postgres;
+#[path = "acme/authority.rs"]
+mod authority;
+#[path = "acme/pebble.rs"]
+mod pebble;
+#[path = "acme/rig.rs"]
+mod rig;
+
+use authority::MockAuthority;
+use pebble::PebbleOptions;
+use rig::{Rig, options};
+
+#[tokio::test]
+async fn issued_then_renewed_while_the_old_one_serves() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { bad_nonces: 40, ..Default::default() }).await;
+    rig.want(&["a.example.test"]).await;
+    let acme = rig.acme(&[pebble.config("pebble")], options("one"));
+    let running = rig.run(&acme);
+    let first = rig.issued("a.example.test").await;
+    assert_eq!(first.issuer, "pebble");
+    assert_eq!(rig.n_challenges().await, 0, "challenges go with the order");
+    rig.renew("a.example.test").await;
+    acme.nudge();
+    let second = rig.replaced("a.example.test", &first.chain_pem).await;
+    assert_ne!(first.chain_pem, second.chain_pem);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn two_workers_never_order_twice() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
+    let names: Vec<_> = (0..12).map(|n| format!("n{n}.example.test")).collect();
+    rig.want(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let one = rig.acme(&[pebble.config("pebble")], options("one"));
+    let two = rig.acme(&[pebble.config("pebble")], options("two"));
+    let (first, second) = (rig.run(&one), rig.run(&two));
+    for name in &names {
+        rig.issued(name).await;
+    }
+    first.stop().await;
+    second.stop().await;
+    assert_eq!(pebble.n_orders(), names.len(), "one order for each name");
+    assert_eq!(rig.n_accounts().await, 1, "one account for both");
+}
+
+#[tokio::test]
+async fn a_killed_workers_order_is_resumed() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { sleep: 4, reuse: 0, ..Default::default() }).await;
+    rig.want(&["a.example.test"]).await;
+    let first = rig.run_doomed(pebble.config("pebble"), options("one"));
+    let url = rig.ordered("a.example.test").await;
+    first.kill();
+    let two = rig.acme(&[pebble.config("pebble")], options("two"));
+    let second = rig.run(&two);
+    rig.issued("a.example.test").await;
+    second.stop().await;
+    assert_eq!(pebble.n_orders(), 1, "the order {url} was taken up");
+}
+
+#[tokio::test]
+async fn a_failing_name_holds_up_nobody_and_says_why() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions::default()).await;
+    rig.dns.servfail("silent.example.test").await;
+    // The responder answers nothing for names that begin with `unreachable`.
+    let bad = ["silent.example.test", "unreachable.example.test"];
+    let good: Vec<_> = (0..9).map(|n| format!("n{n}.example.test")).collect();
+    rig.want(&bad).await;
+    rig.want(&good.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut narrow = options("one");
+    narrow.parallel = 2;
+    let acme = rig.acme(&[pebble.config("pebble")], narrow);
+    let running = rig.run(&acme);
+    for name in &good {
+        rig.issued(name).await;
+    }
+    assert!(rig.failed("silent.example.test").await.contains("the DNS does not say"));
+    let said = rig.failed("unreachable.example.test").await;
+    assert!(said.contains("could not see that the name leads here"), "{said}");
+    assert!(rig.n_challenges().await == 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_http_cannot_prove_is_proven_by_a_handshake() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
+    // The responder answers such names over TLS only.
+    rig.want(&["tlsonly.example.test"]).await;
+    let acme = rig.acme(&[pebble.config("pebble")], options("one"));
+    let running = rig.run(&acme);
+    rig.issued("tlsonly.example.test").await;
+    assert_eq!(rig.challenge("tlsonly.example.test").await, Some(AcmeChallengeKind::TlsAlpn01));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_second_authority_takes_over_and_wants_its_contract() {
+    let rig = Rig::start().await;
+    let binding = Some("kid-1".to_owned());
+    let pebble = rig.pebble(PebbleOptions { binding, ..Default::default() }).await;
+    let mut down = pebble.config("down");
+    down.directory_url = "https://localhost:9/dir".to_owned();
+    down.external_account = None;
+    rig.want(&["a.example.test"]).await;
+    let acme = rig.acme(&[down, pebble.config("second")], options("one"));
+    let running = rig.run(&acme);
+    assert_eq!(rig.issued("a.example.test").await.issuer, "second");
+    running.stop().await;
+
+    let mut bare = pebble.config("bare");
+    bare.external_account = None;
+    rig.forget_accounts().await;
+    rig.want(&["b.example.test"]).await;
+    let acme = rig.acme(&[bare], options("one"));
+    let running = rig.run(&acme);
+    assert!(rig.failed("b.example.test").await.contains("external_account"));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_authority_says_when_to_renew_and_hears_what_is_replaced() {
+    let rig = Rig::start().await;
+    let mock = MockAuthority::start(&rig.ca).await;
+    mock.suggest(Duration::from_secs(30 * 86_400));
+    rig.want(&["a.example.test"]).await;
+    let acme = rig.acme(&[mock.config("mock")], options("one"));
+    let running = rig.run(&acme);
+    let first = rig.issued("a.example.test").await;
+    let id = rig.window_of("a.example.test").await;
+    assert!(mock.was_asked_for(&id), "asked about {id}");
+    assert_eq!(mock.replaced(), Vec::<String>::new());
+    // A window in the past means now.
+    mock.suggest_past();
+    rig.ask_now("a.example.test").await;
+    acme.nudge();
+    rig.replaced("a.example.test", &first.chain_pem).await;
+    assert_eq!(mock.replaced(), vec![id]);
+    running.stop().await;
+}
