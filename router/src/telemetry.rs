@@ -142,7 +142,7 @@ impl Metrics {
                 .map(|outcome| counter!("router_passed_on_total", "outcome" => outcome)),
             passing_on: gauge!("router_passing_on"),
             relayed: counter!("router_relayed_requests_total"),
-            not_taken: counter!("router_connections_refused_total"),
+            not_taken: counter!("router_connections_refused_total", "cause" => "entrance"),
             challenges_http: counter!("router_challenges_total", "kind" => "http_01"),
             challenges_tls: counter!("router_challenges_total", "kind" => "tls_alpn_01"),
             received_bytes: counter!("router_received_bytes_total"),

@@ -153,8 +153,8 @@ impl Stack {
         let sealed = ring.seal(&certificate_key(id), key.serialize_pem().as_bytes());
         sqlx::query(
             "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
-                                      not_before, not_after)
-             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day')",
+                                      not_before, not_after, source)
+             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day', 'local')",
         )
         .bind(id)
         .bind(site.map(|site| site.0))
