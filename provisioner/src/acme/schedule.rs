@@ -47,11 +47,14 @@ pub fn renewal_by_age(validity: Validity) -> OffsetDateTime {
 }
 
 /// A moment in the window, `point` of the way (0 to 1) through it. Never so late that nothing could
-/// go wrong any more: one twentieth of the life stays.
+/// go wrong any more: one twentieth of the life stays. And never at once for a certificate that is
+/// new: renewals that the authority asks for count against no budget, so one that asks for it always
+/// would be asked for certificates without end.
 pub fn renewal_in_window(validity: Validity, window: Window, point: f64) -> OffsetDateTime {
     let length = (window.end - window.start).max(Duration::ZERO);
     let drawn = window.start + length * point.clamp(0.0, 1.0);
-    drawn.min(validity.not_after - (validity.not_after - validity.not_before) / 20)
+    let life = validity.not_after - validity.not_before;
+    drawn.max(validity.not_before + life / 100).min(validity.not_after - life / 20)
 }
 
 /// When to ask about the renewal again, when the authority named a pause.
@@ -252,7 +255,8 @@ mod tests {
             let window = Window { start: after(start), end: after(start + length) };
             let drawn = renewal_in_window(validity, window, point);
             prop_assert!(drawn < validity.not_after);
-            prop_assert!(drawn <= window.end.max(window.start));
+            prop_assert!(drawn <= window.end.max(window.start).max(after(life / 100 + 1)));
+            prop_assert!(drawn >= after(life / 100 - 1));
             prop_assert!(drawn >= window.start || drawn >= after(life - life / 20 - 1));
         }
 
