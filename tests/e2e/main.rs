@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tests::{Stack, dns_server::DnsServer, stack::Start};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
+mod acme;
 mod browser_flow;
 mod crash;
 mod custom_domains;
@@ -72,6 +73,7 @@ const SHARED: &[(&str, Shared)] = shared![
 ];
 
 const OWN: &[(&str, Own)] = own![
+    acme::certificates_come_from_a_public_authority,
     killed::the_provisioner_is_killed_during_creates,
     places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
@@ -92,7 +94,7 @@ fn main() -> ExitCode {
             runtime.block_on(async {
                 let start = || async {
                     let dns = DnsServer::start().await?;
-                    let start = Start { demo: true, dns: Some(dns.address) };
+                    let start = Start { demo: true, dns: Some(dns.address), ..Start::default() };
                     let started = tokio::task::spawn_blocking(move || Stack::start(start));
                     let mut stack = started.await??;
                     stack.dns = Some(dns);

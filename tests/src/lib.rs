@@ -4,6 +4,7 @@
 pub mod binaries;
 pub mod browser;
 pub mod dns_server;
+pub mod pebble;
 pub mod stack;
 pub mod visitor;
 

@@ -116,12 +116,16 @@ pub struct Stack {
 }
 
 /// How to start a platform.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Start {
     /// With the two demo sites and their courses.
     pub demo: bool,
     /// The DNS server that it asks; the system's when absent.
     pub dns: Option<SocketAddr>,
+    /// The ports of the first router for TLS and for plain HTTP; any free ones when absent.
+    pub ports: Option<(u16, u16)>,
+    /// The directory of an ACME authority, and the file of the root that vouches for its server.
+    pub acme: Option<(String, PathBuf)>,
 }
 
 impl Stack {
@@ -142,7 +146,7 @@ impl Stack {
     /// # Errors
     /// When it does not come up; says what it printed.
     pub fn start_in(directory: TempDir, start: Start) -> Result<Self> {
-        let (https, http) = free_ports()?;
+        let (https, http) = start.ports.map_or_else(free_ports, Ok)?;
         let ready_file = directory.path().join("ready.json");
         let _ = std::fs::remove_file(&ready_file);
         let log = directory.path().join("up.log");
@@ -164,6 +168,9 @@ impl Stack {
         }
         if let Some(address) = start.dns {
             command.args(["--dns-server", &address.to_string()]);
+        }
+        if let Some((directory_url, root)) = &start.acme {
+            command.args(["--acme-directory", directory_url, "--acme-root"]).arg(root);
         }
         let began = Instant::now();
         let mut child = command.spawn().context("ta3lem up")?;
@@ -396,7 +403,10 @@ fn pid(child: &Child) -> Result<Pid> {
 }
 
 /// Two ports that were free just now, with the ones after them free too (for the second region).
-fn free_ports() -> Result<(u16, u16)> {
+///
+/// # Errors
+/// When there are none.
+pub fn free_ports() -> Result<(u16, u16)> {
     for _ in 0..100 {
         let https = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
