@@ -69,7 +69,7 @@ pub struct Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if let Some(mut child) = self.router.take() {
-            quit(&child, Signal::QUIT);
+            quit(&child, Signal::KILL);
             let _ = child.wait();
         }
     }

@@ -69,7 +69,7 @@ pub fn quit(child: &Child, signal: Signal) {
 impl Drop for Router {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            quit(&child, Signal::QUIT);
+            quit(&child, Signal::KILL);
             let _ = child.wait();
         }
     }
