@@ -16,4 +16,5 @@ pub mod certificate_check;
 pub mod acme;
 pub mod dns;
 pub mod domain_check;
+pub mod routers;
 pub mod secrets;

@@ -24,13 +24,11 @@ use crate::{
     dns::Dns,
     engine::{Flow, StepError},
     reconcilers::Nudges,
+    routers,
     secrets::Keys,
     site_database::Clusters,
     site_storage::ObjectStores,
 };
-
-/// How long a router may take to tell its version of a route.
-const ROUTER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The control database, the clusters, the object stores, the keys.
 pub struct World {
@@ -154,12 +152,8 @@ impl World {
             if router.region != region {
                 continue;
             }
-            let url = format!("{}/routes/{hostname}", router.admin_url.trim_end_matches('/'));
-            let seen = async {
-                let answer = self.http.get(&url).timeout(ROUTER_TIMEOUT).send().await?;
-                answer.error_for_status()?.json::<RouteSeen>().await
-            };
-            match seen.await {
+            let path = format!("/routes/{hostname}");
+            match routers::ask::<RouteSeen>(&self.http, &router, &path).await {
                 Ok(seen) if seen.version >= version => {}
                 _ => return Ok(Some(router.name)),
             }

@@ -24,6 +24,7 @@ use crate::{
         certificate_orders::{ClaimError, Claimed},
         places,
     },
+    routers,
 };
 
 /// How long a challenge stays when nobody removes it.
@@ -33,8 +34,6 @@ const LIFE: time::Duration = time::Duration::hours(2);
 const ROUTERS: Duration = Duration::from_secs(15);
 /// A router that does not answer for so long is not waited for.
 const SILENT: Duration = Duration::from_secs(3);
-/// Longest time for one answer of a router.
-const ANSWER: Duration = Duration::from_secs(1);
 /// How soon to ask a router again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -94,8 +93,8 @@ impl Acme {
         acme_challenges::replace(&mut tx, &challenge).await?;
         tx.commit().await?;
         let path = match kind {
-            AcmeChallengeKind::Http01 => format!("challenges/{token}"),
-            AcmeChallengeKind::TlsAlpn01 => format!("challenges/tls-alpn-01/{}", claimed.hostname),
+            AcmeChallengeKind::Http01 => format!("/challenges/{token}"),
+            AcmeChallengeKind::TlsAlpn01 => format!("/challenges/tls-alpn-01/{}", claimed.hostname),
         };
         self.await_routers(id, &path).await
     }
@@ -109,16 +108,13 @@ impl Acme {
     }
 
     async fn await_router(&self, router: &Router, challenge: Uuid, path: &str, until: Instant) {
-        let url = format!("{}/{path}", router.admin_url.trim_end_matches('/'));
         let mut silent_since = None;
         while Instant::now() < until {
-            match self.parts.http.get(&url).timeout(ANSWER).send().await {
-                Ok(answer) => {
-                    silent_since = None;
-                    if answer.json::<Seen>().await.is_ok_and(|seen| seen.id == challenge) {
-                        return;
-                    }
-                }
+            match routers::ask::<Seen>(&self.parts.http, router, path).await {
+                Ok(seen) if seen.id == challenge => return,
+                Ok(_) => silent_since = None,
+                // It answers, and does not have it yet.
+                Err(error) if error.is_status() || error.is_decode() => silent_since = None,
                 Err(_) => {
                     let since = *silent_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > SILENT {

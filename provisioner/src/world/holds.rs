@@ -9,14 +9,15 @@ use provisioner_api::{
     places::Router,
     routers::{RouterHold, RouterStatus},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{ROUTER_TIMEOUT, World};
+use super::World;
 use crate::{
     control_db::{holds, places},
     engine::worker::chain,
+    routers,
 };
 
 /// One hold of a site; another one, also of the same site, has another id.
@@ -76,7 +77,7 @@ impl World {
     }
 
     async fn hold_at(&self, router: Router, site: SiteId) -> RouterHold {
-        let seen = self.ask::<SiteSeen>(&router, &format!("/sites/{site}")).await;
+        let seen = routers::ask::<SiteSeen>(&self.http, &router, &format!("/sites/{site}")).await;
         let mut report = RouterHold {
             router: router.name,
             region: router.region,
@@ -107,16 +108,6 @@ impl World {
     /// # Errors
     /// When it does not answer.
     pub async fn router_status(&self, router: &Router) -> Result<RouterStatus, reqwest::Error> {
-        self.ask(router, "/status").await
-    }
-
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        router: &Router,
-        path: &str,
-    ) -> Result<T, reqwest::Error> {
-        let url = format!("{}{path}", router.admin_url.trim_end_matches('/'));
-        let answer = self.http.get(&url).timeout(ROUTER_TIMEOUT).send().await?;
-        answer.error_for_status()?.json().await
+        routers::ask(&self.http, router, "/status").await
     }
 }
