@@ -165,8 +165,7 @@ pub async fn check(
     let site = find(&api, &site).await?;
     let hostname = name(&hostname)?;
     let pool = &api.world.db.pool;
-    let found = records::find(&mut *pool.acquire().await?, site.id, &hostname).await?;
-    let claim = found.ok_or_else(|| no_domain(&site, &hostname))?;
+    let claim = known(&mut *pool.acquire().await?, &site, &hostname).await?;
     if claim.kind == DomainKind::Platform {
         return Ok(Json(detail(&api, &site, &hostname).await?));
     }
@@ -190,9 +189,7 @@ pub async fn make_primary(
     let site = find(&api, &site).await?;
     let hostname = name(&hostname)?;
     let mut tx = api.world.db.pool.begin().await?;
-    lock(&mut tx, &site).await?;
-    let found = records::find(&mut tx, site.id, &hostname).await?;
-    let claim = found.ok_or_else(|| no_domain(&site, &hostname))?;
+    let claim = locked(&mut tx, &site, &hostname).await?;
     if claim.state != DomainState::Active {
         return Err(Refusal::conflict(
             "not-active",
@@ -223,9 +220,7 @@ pub async fn remove(
     let hostname = name(&hostname)?;
     let mut domain = detail(&api, &site, &hostname).await?;
     let mut tx = api.world.db.pool.begin().await?;
-    lock(&mut tx, &site).await?;
-    let found = records::find(&mut tx, site.id, &hostname).await?;
-    let claim = found.ok_or_else(|| no_domain(&site, &hostname))?;
+    let claim = locked(&mut tx, &site, &hostname).await?;
     if claim.kind == DomainKind::Platform {
         let text =
             format!("'{hostname}' is the site's name on the platform; it goes with the site");
@@ -252,6 +247,25 @@ async fn lock(connection: &mut PgConnection, site: &Site) -> Result<(), Refusal>
             Err(Refusal::conflict("wrong-state", "Not possible in this state", detail))
         }
     }
+}
+
+/// The site's claim of a hostname, with the site's row held.
+async fn locked(
+    connection: &mut PgConnection,
+    site: &Site,
+    hostname: &Hostname,
+) -> Result<Claim, Refusal> {
+    lock(connection, site).await?;
+    known(connection, site, hostname).await
+}
+
+async fn known(
+    connection: &mut PgConnection,
+    site: &Site,
+    hostname: &Hostname,
+) -> Result<Claim, Refusal> {
+    let found = records::find(connection, site.id, hostname).await?;
+    found.ok_or_else(|| no_domain(site, hostname))
 }
 
 fn name(text: &str) -> Result<Hostname, Refusal> {
