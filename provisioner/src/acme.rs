@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use control_types::state::AcmeChallengeKind;
+use control_types::{hostname::is_local, state::AcmeChallengeKind};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
@@ -104,7 +104,7 @@ impl Acme {
 
     /// Whether a public authority could certify this name at all.
     pub fn certifies(hostname: &str) -> bool {
-        hostname != "localhost" && !hostname.ends_with(".localhost")
+        !is_local(hostname)
     }
 
     /// The names that the authorities go by in CAA records, as far as they said so.

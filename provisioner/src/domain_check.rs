@@ -8,7 +8,7 @@ mod tests;
 
 use std::{net::IpAddr, time::Duration};
 
-use control_types::Hostname;
+use control_types::{Hostname, hostname};
 
 pub use decide::decide;
 pub use look::look;
@@ -55,9 +55,8 @@ impl Expected {
         format!("{TXT_KEY}{}", self.token)
     }
 
-    /// Whether the name is below `localhost`: it is this machine, whatever any DNS says (RFC 6761).
     fn is_local(&self) -> bool {
-        self.hostname.as_str().ends_with(".localhost")
+        hostname::is_local(self.hostname.as_str())
     }
 }
 

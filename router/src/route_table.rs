@@ -11,6 +11,7 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use control_types::{
     Generation, SiteId, Upstream,
+    hostname::is_local,
     state::{DomainKind, SiteState},
 };
 use http::HeaderValue;
@@ -254,8 +255,7 @@ impl Site {
     /// What browsers are told of TLS at one of the site's hostnames. Nothing on a developer's own
     /// machine, where the same name may serve something without TLS tomorrow.
     pub fn hsts(&self, hostname: &str) -> Option<HeaderValue> {
-        let is_local = hostname == "localhost" || hostname.ends_with(".localhost");
-        (!is_local).then(|| self.hsts_header.clone())
+        (!is_local(hostname)).then(|| self.hsts_header.clone())
     }
 
     /// A site from one of its rows. What outlives a version is taken over from `before`.

@@ -3,7 +3,11 @@
 
 use std::{fmt, io, sync::Arc};
 
-use control_types::{Hostname, hostname::canonical, seal::KeyRing};
+use control_types::{
+    Hostname,
+    hostname::{canonical, is_right_below},
+    seal::KeyRing,
+};
 use rustls::{
     ServerConfig,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -174,15 +178,11 @@ impl Resolver {
         named
             .and_then(open)
             .or_else(|| {
-                named.filter(|name| self.is_covered(name)).and_then(|_| open(&self.wildcard))
+                named
+                    .filter(|name| is_right_below(name, self.platform_domain.as_str()))
+                    .and_then(|_| open(&self.wildcard))
             })
             .or_else(|| open(self.platform_domain.as_str()))
-    }
-
-    /// Whether the name is one label below the platform's domain: a wildcard covers no more.
-    fn is_covered(&self, name: &str) -> bool {
-        let below = name.strip_suffix(self.platform_domain.as_str());
-        below.and_then(|rest| rest.strip_suffix('.')).is_some_and(|label| !label.contains('.'))
     }
 }
 

@@ -72,6 +72,17 @@ impl Hostname {
     }
 }
 
+/// Whether a name in canonical form is this machine, whatever any DNS says (RFC 6761 section 6.3).
+pub fn is_local(name: &str) -> bool {
+    name.strip_suffix("localhost").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether a name is one label below `parent`: what a wildcard certificate of `parent` covers.
+pub fn is_right_below(name: &str, parent: &str) -> bool {
+    let label = name.strip_suffix(parent).and_then(|rest| rest.strip_suffix('.'));
+    label.is_some_and(|label| !label.is_empty() && !label.contains('.'))
+}
+
 /// The canonical form of `input`, without allocating where `input` is canonical already. `scratch`
 /// holds the text otherwise.
 ///

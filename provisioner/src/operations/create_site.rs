@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use control_types::{
     Generation, Hostname, InstanceId,
+    hostname::is_right_below,
     state::{OperationKind, PlacementState, SiteState},
 };
 use provisioner_api::sites::Role;
@@ -312,10 +313,7 @@ async fn issue_certificates(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut awaited = None;
     for hostname in domains::of_site(&mut tx, site).await? {
         let hostname: Hostname = hostname.parse().map_err(StepError::fail)?;
-        let is_platform_name = hostname
-            .as_str()
-            .strip_suffix(platform)
-            .is_some_and(|label| label.strip_suffix('.').is_some_and(|label| !label.contains('.')));
+        let is_platform_name = is_right_below(hostname.as_str(), platform);
         if is_platform_name && has_wildcard {
             continue;
         }
