@@ -137,6 +137,7 @@ pub struct Router {
     edge: Arc<Edge>,
     config: Config,
     ring: KeyRing,
+    database: PgConnectOptions,
     metrics: PrometheusHandle,
     tls: Arc<ServerConfig>,
     https: TcpListener,
@@ -172,7 +173,7 @@ impl Router {
             ring.region(),
             config.region,
         );
-        let options = database(&config)?;
+        let database = database(&config)?;
         let mut predecessor = None;
         if let Some(path) = &config.handover_socket {
             predecessor = Predecessor::ask(path)
@@ -189,7 +190,7 @@ impl Router {
             region: config.region.clone(),
             routes: Arc::default(),
             freshness: Freshness::default(),
-            challenges: ChallengeLookup::new(options),
+            challenges: ChallengeLookup::new(database.clone()),
             certificates: Arc::new(OpenCertificates::new(ring.clone())),
             addresses: Addresses::new(&config.limits),
             limits: config.limits.clone(),
@@ -219,7 +220,19 @@ impl Router {
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
-        Ok(Self { edge, config, ring, metrics, tls, https, http, admin, passthrough, predecessor })
+        Ok(Self {
+            edge,
+            config,
+            ring,
+            database,
+            metrics,
+            tls,
+            https,
+            http,
+            admin,
+            passthrough,
+            predecessor,
+        })
     }
 
     /// Serves until `stop` comes, then finishes what is in flight within the drain time.
@@ -234,13 +247,12 @@ impl Router {
             admin: self.admin.local_addr()?,
             passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let Self { edge, config, ring, metrics, tls, https, http, admin, passthrough, predecessor } =
-            self;
+        let Self { edge, config, tls, https, http, admin, passthrough, predecessor, .. } = self;
         let mut stop = pin!(stop);
-        let options = database(&config)?;
-        let source = RouteSource::new(Arc::clone(&edge), config.region.clone(), ring, options);
+        let region = config.region.clone();
+        let source = RouteSource::new(Arc::clone(&edge), region, self.ring, self.database);
 
-        let mut background = background(&edge, &config, source, metrics, admin.try_clone()?)?;
+        let mut background = background(&edge, &config, source, self.metrics, admin.try_clone()?)?;
         let speaks = [
             (Some(&https), Speaks::Https(Arc::clone(&tls))),
             (Some(&http), Speaks::Http),
