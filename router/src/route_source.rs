@@ -236,7 +236,7 @@ impl RouteSource {
         let table = self.edge.routes.load_full();
         let routes = queries::all_routes(at).await?;
         let certificates = queries::all_certificates(at, &self.region, &table, &self.ring).await?;
-        let challenges = queries::all_challenges(at).await?;
+        let challenges = queries::challenges(at, None, true).await?;
         let edges = Some(queries::edges(at).await?);
         self.edge.metrics.full_reads.increment(1);
         Ok(Outcome {
@@ -273,7 +273,7 @@ impl RouteSource {
             let certificates =
                 queries::certificates_of(at, &self.region, &sites, platform, &table, &self.ring)
                     .await?;
-            let challenges = queries::challenges_of(at, &sites, platform).await?;
+            let challenges = queries::challenges(at, Some(&sites), platform).await?;
             let edges = if platform { Some(queries::edges(at).await?) } else { None };
             let scope = Scope::Sites { sites, platform };
             Some(Reading { scope, routes, certificates, challenges, edges })

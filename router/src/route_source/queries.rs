@@ -187,34 +187,22 @@ pub async fn certificates_of(
     Ok(rows.into_iter().filter_map(|row| taken(row, known, ring)).collect())
 }
 
-/// All open challenges.
-pub async fn all_challenges(at: At<'_, '_>) -> Result<Vec<Challenge>, sqlx::Error> {
-    let rows = sqlx::query_as!(
-        ChallengeRow,
-        r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
-            kind as "kind!: AcmeChallengeKind", token, key_authorization, region, chain_pem,
-            sealed_key, expires_at as "expires_at!"
-        from routing.challenge"#
-    )
-    .fetch_all(&mut **at)
-    .await?;
-    Ok(rows.into_iter().filter_map(challenge).collect())
-}
-
-/// The open challenges of some sites, and those of no site if `platform`.
-pub async fn challenges_of(
+/// The open challenges of some sites, and those of no site if `platform`; all of them without
+/// `sites`. There are few, so nothing is lost where the database looks at each.
+pub async fn challenges(
     at: At<'_, '_>,
-    sites: &[SiteId],
+    sites: Option<&[SiteId]>,
     platform: bool,
 ) -> Result<Vec<Challenge>, sqlx::Error> {
+    let sites = sites.map(uuids);
     let rows = sqlx::query_as!(
         ChallengeRow,
         r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
             kind as "kind!: AcmeChallengeKind", token, key_authorization, region, chain_pem,
             sealed_key, expires_at as "expires_at!"
         from routing.challenge
-        where site_id = any($1) or ($2 and site_id is null)"#,
-        &uuids(sites),
+        where $1::uuid[] is null or site_id = any($1) or ($2 and site_id is null)"#,
+        sites.as_deref(),
         platform
     )
     .fetch_all(&mut **at)
