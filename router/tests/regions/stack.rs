@@ -415,6 +415,15 @@ impl Router {
         value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0.0)
     }
 
+    /// Waits until a counter passed `before`: a closed connection may be seen before it is counted.
+    pub async fn counted(&self, name: &str, before: f64) {
+        let begun = Instant::now();
+        while self.metric(name).await <= before {
+            assert!(begun.elapsed() < PATIENCE, "{name} stays at {before}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub async fn plain(&self, request: &str) -> Answer {
         Stream::plain(self.http).await.exchange(request.as_bytes()).await
     }
