@@ -9,45 +9,24 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "run by hand")]
 
+#[path = "parts/programs.rs"]
+mod programs;
 #[path = "parts/snapshot.rs"]
 mod snapshot;
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
+use programs::{Group, backend_conf, free_port, installed, write};
 use snapshot::{Makers, Named, start, table};
 
 const ROUNDS: usize = 5;
 const SECONDS: &str = "2";
 const HOST: &str = "localhost";
-
-/// A program that was started, with all its children.
-struct Group(Child);
-
-impl Group {
-    fn start(core: &str, program: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new("taskset");
-        command.args(["-c", core, program]).args(arguments).process_group(0);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
-        Self(command.spawn().expect("is installed"))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let group = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(group) = group {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.0.wait();
-    }
-}
 
 /// CPU seconds of all processes of a group.
 fn cpu_seconds(group: u32) -> f64 {
@@ -70,11 +49,6 @@ struct Proxy {
     name: &'static str,
     group: u32,
     port: u16,
-}
-
-fn installed(program: &str) -> bool {
-    let found = Command::new("which").arg(program).stdout(Stdio::null()).status();
-    found.is_ok_and(|status| status.success())
 }
 
 fn main() {
@@ -121,7 +95,7 @@ fn main() {
             _ => &["run", "--adapter", "caddyfile", "--config", &file],
         };
         let group = Group::start("0", program, arguments);
-        proxies.push(Proxy { name, group: group.0.id(), port });
+        proxies.push(Proxy { name, group: group.id(), port });
         groups.push(group);
     }
     for proxy in &proxies {
@@ -196,19 +170,6 @@ fn answers(proxy: &Proxy) {
     }
 }
 
-fn backend_conf(port: u16, socket: &Path, directory: &Path) -> String {
-    let (body, at) = ("x".repeat(1024), directory.display());
-    format!(
-        "daemon off; worker_processes 1; pid {at}/backend.pid; error_log /dev/null;
-         events {{ worker_connections 4096; }}
-         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/b1;
-             proxy_temp_path {at}/b2; fastcgi_temp_path {at}/b3; uwsgi_temp_path {at}/b4;
-             scgi_temp_path {at}/b5;
-             server {{ listen 127.0.0.1:{port}; listen unix:{}; location / {{ return 200 '{body}'; }} }} }}",
-        socket.display()
-    )
-}
-
 fn others(directory: &Path, backend: u16) -> Vec<(&'static str, &'static str, String)> {
     let at = directory.display();
     let nginx = format!(
@@ -237,15 +198,4 @@ fn others(directory: &Path, backend: u16) -> Vec<(&'static str, &'static str, St
          protocols tls1.3\n  }}\n  reverse_proxy 127.0.0.1:{backend}\n}}\n"
     );
     vec![("nginx", "nginx", nginx), ("haproxy", "haproxy", haproxy), ("caddy", "caddy", caddy)]
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    listener.local_addr().expect("has an address").port()
-}
-
-fn write(path: PathBuf, text: &str) -> PathBuf {
-    std::fs::write(&path, text).expect("writes");
-    path
 }

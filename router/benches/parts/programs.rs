@@ -1,0 +1,68 @@
+//! The other programs that a benchmark needs, and the instance behind the proxies.
+
+use std::{
+    net::TcpListener,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// A program that was started, with all its children.
+pub struct Group(Child);
+
+impl Group {
+    /// Starts it on one core.
+    pub fn start(core: &str, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new("taskset");
+        command.args(["-c", core, program]).args(arguments).process_group(0);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+        Self(command.spawn().expect("is installed"))
+    }
+}
+
+impl Group {
+    /// The process group, which is the first process's id too.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+pub fn installed(program: &str) -> bool {
+    let found = Command::new("which").arg(program).stdout(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
+}
+
+/// An nginx that answers 1 KiB from memory, at a port and at a socket.
+pub fn backend_conf(port: u16, socket: &Path, directory: &Path) -> String {
+    let (body, at) = ("x".repeat(1024), directory.display());
+    format!(
+        "daemon off; worker_processes 1; pid {at}/backend.pid; error_log /dev/null;
+         events {{ worker_connections 4096; }}
+         http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/b1;
+             proxy_temp_path {at}/b2; fastcgi_temp_path {at}/b3; uwsgi_temp_path {at}/b4;
+             scgi_temp_path {at}/b5;
+             server {{ listen 127.0.0.1:{port}; listen unix:{}; location / {{ return 200 '{body}'; }} }} }}",
+        socket.display()
+    )
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    listener.local_addr().expect("has an address").port()
+}
+
+pub fn write(path: PathBuf, text: &str) -> PathBuf {
+    std::fs::write(&path, text).expect("writes");
+    path
+}
