@@ -14,48 +14,15 @@ use metrics::Counter;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+mod line;
 mod writer;
 
+pub use line::Line;
 use writer::Writer;
 
 const FINISH_TIMEOUT: Duration = Duration::from_millis(500);
 /// A part of a path at least this long may be a secret.
 const SECRET_MIN_LENGTH: usize = 24;
-
-/// One request, as written.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "the names are the documentation of the log's fields")]
-pub struct Line<'a> {
-    pub timestamp: String,
-    pub level: &'static str,
-    pub target: &'static str,
-    pub message: &'static str,
-    #[serde(rename = "request.id")]
-    pub request_id: &'a str,
-    #[serde(rename = "site.id", skip_serializing_if = "Option::is_none")]
-    pub site_id: Option<control_types::SiteId>,
-    pub host: &'a str,
-    pub method: &'a str,
-    pub path: Cow<'a, str>,
-    pub protocol: &'static str,
-    pub status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub aborted: bool,
-    pub received_bytes: u64,
-    pub sent_bytes: u64,
-    pub duration_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_byte_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub held_ms: Option<f64>,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub retries: u32,
-    pub client: IpAddr,
-}
 
 /// A connection that went to another region, as written.
 #[derive(Debug, Serialize)]
@@ -102,11 +69,6 @@ pub fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
 /// Where the lines go.
 #[derive(Debug)]
 pub struct AccessLog {
@@ -131,12 +93,23 @@ impl AccessLog {
         self.writer.is_some()
     }
 
-    /// Writes a line some time soon.
-    pub fn write(&self, line: &impl Serialize) {
+    /// Writes the line of a request some time soon.
+    pub fn request(&self, line: &Line<'_>) {
+        self.append(|buffer| line.write_to(buffer));
+    }
+
+    /// Writes the line of a passed on connection some time soon.
+    pub fn passed(&self, line: &PassedLine<'_>) {
+        self.append(|buffer| {
+            // Writing into memory cannot fail, and all fields of a line can be written.
+            let _ = serde_json::to_writer(buffer, line);
+        });
+    }
+
+    fn append(&self, line: impl FnOnce(&mut Vec<u8>)) {
         let Some(writer) = &self.writer else { return };
         let appended = writer.append(|buffer| {
-            // Writing into memory cannot fail, and all fields of a line can be written.
-            let _ = serde_json::to_writer(&mut *buffer, line);
+            line(buffer);
             buffer.push(b'\n');
         });
         if !appended {

@@ -116,7 +116,7 @@ impl Forwarding<'_> {
             record.site = Some(Arc::clone(&site));
             let begun = Instant::now();
             let request = self.request(&site, &record.id)?;
-            let outcome = self.send(&mut connection, request).await?;
+            let outcome = self.send(&mut connection, request, begun).await?;
             let again = record.retries < MAX_RETRIES;
             match outcome {
                 Ok(response) => {
@@ -126,10 +126,10 @@ impl Forwarding<'_> {
                     };
                     drop((response, connection));
                     if matches!(refusal, Refusal::Fenced) {
-                        self.wait_for_fence(&mut site, record).await?;
+                        Box::pin(self.wait_for_fence(&mut site, record)).await?;
                         continue;
                     }
-                    site = self.refresh(&site, &refusal, again).await?;
+                    site = Box::pin(self.refresh(&site, &refusal, again)).await?;
                     self.edge.metrics.retries_refused.increment(1);
                 }
                 Err(error) if again && self.may_repeat(&site, &error) => {
@@ -196,12 +196,12 @@ impl Forwarding<'_> {
         let mut pause = FIRST_PAUSE;
         loop {
             if self.is_elsewhere(site) {
-                return self.relay(site).await;
+                return Box::pin(self.relay(site)).await;
             }
             let Some(pool) = site.upstream.clone() else {
                 let patience = self.patience(START_PATIENCE)?;
                 let arrived = |route: &Route| route.site.upstream.is_some();
-                self.update(site, patience, arrived).await?;
+                Box::pin(self.update(site, patience, arrived)).await?;
                 if site.upstream.is_none() {
                     return Err(Reason::Starting);
                 }
@@ -221,7 +221,8 @@ impl Forwarding<'_> {
                     let patience = self.patience(pause).inspect_err(|_| {
                         pool.breaker.failed_for_long(Instant::now());
                     })?;
-                    self.update(site, patience, |route| route.site.version > version).await?;
+                    let newer = |route: &Route| route.site.version > version;
+                    Box::pin(self.update(site, patience, newer)).await?;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error @ ConnectError::Failed(..)) => {
@@ -326,9 +327,10 @@ impl Forwarding<'_> {
         &self,
         connection: &mut Connection,
         request: Request<RequestBody>,
+        begun: Instant,
     ) -> Result<Result<Response<Incoming>, SendError>, Reason> {
         let mut answer = std::pin::pin!(connection.send(request));
-        let mut end = Instant::now() + ANSWER_TIMEOUT;
+        let mut end = begun + ANSWER_TIMEOUT;
         loop {
             tokio::select! {
                 outcome = &mut answer => return Ok(outcome),
@@ -393,7 +395,7 @@ pub fn check_state(site: &Site) -> Result<(), Reason> {
 }
 
 /// The body of the answer for `record`.
-pub fn body_of(stream: Option<Stream>, record: Record) -> AnswerBody {
+pub fn body_of(stream: Option<Stream>, record: Box<Record>) -> AnswerBody {
     match stream {
         Some(stream) => AnswerBody::stream(stream, record),
         None => AnswerBody::whole(bytes::Bytes::new(), record),

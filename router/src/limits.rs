@@ -20,9 +20,8 @@ pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client must have sent the head of a request within this; also the longest idle HTTP/1.1
 /// connection.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Most header lines of a request.
-pub const MAX_HEADERS: usize = 100;
-/// Longest head of an HTTP/1.1 request, in bytes.
+/// Longest head of an HTTP/1.1 request, in bytes. It has at most 100 header lines, as has the head of
+/// an answer: hyper's limit, which costs it nothing, while another one costs it an allocation.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Longest header list of an HTTP/2 request, in bytes.
 pub const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;

@@ -32,7 +32,7 @@ use crate::{
     Edge,
     arrival::{self, Arrived, Entrance, NotTaken},
     forward::answer::AnswerBody,
-    limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_HEADERS, MAX_STREAMS},
+    limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_STREAMS},
     passthrough::{self, Carrying},
     record::Client,
     request,
@@ -235,21 +235,18 @@ where
     F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
 {
     let Ok(_share) = share(edge, &client) else { return };
-    let service = service_fn(|request| {
-        let answer = handler(Arc::clone(edge), Arc::clone(&client), request);
-        async move {
-            let mut answer = answer.await?;
-            if edge.stopping.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                // So that the client sends its next request over a connection of the next router.
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
+    let (handler, of) = (&handler, &client);
+    let service = service_fn(|request| async move {
+        let mut answer = handler(Arc::clone(edge), Arc::clone(of), request).await?;
+        if edge.stopping.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // So that the client sends its next request over a connection of the next router.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        Ok::<_, Infallible>(answer)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -271,11 +268,10 @@ where
     let Ok(_share) = share(edge, &client) else { return };
     let activity = Activity::default();
     let service = service_fn(|request| {
-        let busy = activity.begin();
-        let answer = request::answer(Arc::clone(edge), Arc::clone(&client), request);
+        let (edge, client, busy) = (Arc::clone(edge), Arc::clone(&client), activity.begin());
         async move {
             let _busy = busy;
-            answer.await
+            request::answer(edge, client, request).await
         }
     });
     let gone = Arc::clone(&client.gone);
@@ -316,7 +312,8 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.tasks.spawn(stall::guarded(Arc::clone(&self.0), task));
+        // Moved as a pointer only, since it is moved several times.
+        self.0.tasks.spawn(stall::guarded(Arc::clone(&self.0), Box::pin(task)));
     }
 }
 

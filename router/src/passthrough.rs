@@ -171,7 +171,7 @@ pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carryi
         tracing::debug!(error, "a connection cannot be passed on");
     }
     if edge.log.is_on() {
-        edge.log.write(&PassedLine {
+        edge.log.passed(&PassedLine {
             host: &hostname,
             region: &region,
             router: Some(&*carried.router).filter(|name| !name.is_empty()),

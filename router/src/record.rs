@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tokio::{
     sync::Notify,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     Edge,
-    access_log::{Line, millis, without_secrets},
+    access_log::{Line, without_secrets},
     arrival::Visitor,
     forward::upload::Upload,
     limits::addresses::Admission,
@@ -126,16 +126,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// A request begins.
+    /// A request begins. On the heap, since it goes from hand to hand until its answer is over.
     pub fn begin(
         edge: &Arc<Edge>,
         client: &Arc<Client>,
         method: &Method,
         uri: &Uri,
         version: Version,
-    ) -> Self {
+    ) -> Box<Self> {
         edge.metrics.in_flight.increment(1.0);
-        Self {
+        Box::new(Self {
             id: request_id::next(),
             method: method.clone(),
             host: None,
@@ -155,7 +155,7 @@ impl Record {
             uri: uri.clone(),
             version,
             begun: Instant::now(),
-        }
+        })
     }
 
     /// When the request began.
@@ -185,28 +185,25 @@ impl Record {
     }
 
     fn log(&self, duration: Duration) {
-        self.edge.log.write(&Line {
-            timestamp: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-            level: "INFO",
-            target: "access",
-            message: "request",
+        self.edge.log.request(&Line {
+            at: OffsetDateTime::now_utc(),
             request_id: self.id_text(),
             site_id: self.site.as_ref().map(|site| site.id),
             host: self.host.as_deref().unwrap_or(""),
             method: self.method.as_str(),
-            path: without_secrets(self.uri.path()),
+            path: &without_secrets(self.uri.path()),
             protocol: protocol(self.version, self.client.tls),
             status: self.status.map_or(499, |status| status.as_u16()),
             reason: self.reason.map(Reason::as_str),
             aborted: !self.complete,
             received_bytes: self.received_bytes(),
             sent_bytes: self.sent_bytes,
-            duration_ms: millis(duration),
-            first_byte_ms: self.first_byte.map(millis),
-            upstream_ms: self.upstream.map(millis),
-            held_ms: self.held.map(millis),
+            duration,
+            first_byte: self.first_byte,
+            upstream: self.upstream,
+            held: self.held,
             retries: self.retries,
-            client: self.client.address.ip(),
+            client: self.client.address_header.to_str().unwrap_or(""),
         });
     }
 }

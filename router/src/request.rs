@@ -101,8 +101,12 @@ async fn forwarded_or_not(
     record: &mut Record,
 ) -> Result<Outcome, Reason> {
     check_head(&head.method, &head.uri, &head.headers)?;
-    if let Some(answer) = challenge_answer(edge, head, record).await? {
-        return Ok(Outcome::Own(answer));
+    if let Some(token) = challenge::answer::token(&head.method, head.uri.path()) {
+        // What happens rarely is on the heap, here and below: it would make every request's task
+        // bigger.
+        if let Some(answer) = Box::pin(challenge_answer(edge, head, token, record)).await? {
+            return Ok(Outcome::Own(answer));
+        }
     }
     let within_limit = client.admission.may_ask(record.begun());
     let mut was_let_go = false;
@@ -125,7 +129,7 @@ async fn forwarded_or_not(
                 forward::forward(edge, client, &route, &authority, head, body, record).await?;
             return Ok(Outcome::Forwarded(response, stream));
         }
-        hold::wait(edge, client, &route.site, record).await?;
+        Box::pin(hold::wait(edge, client, &route.site, record)).await?;
         was_let_go = true;
     }
 }
@@ -134,11 +138,9 @@ async fn forwarded_or_not(
 async fn challenge_answer(
     edge: &Edge,
     head: &Parts,
+    token: &str,
     record: &mut Record,
 ) -> Result<Option<Response<Bytes>>, Reason> {
-    let Some(token) = challenge::answer::token(&head.method, head.uri.path()) else {
-        return Ok(None);
-    };
     let mut scratch = String::new();
     let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
     let answer = challenge::answer::answer(edge, &asked, token).await;
@@ -254,7 +256,7 @@ fn rejected(
     asked: &HeaderMap,
     has_body: bool,
     version: Version,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<AnswerBody> {
     record.reason = Some(reason);
     // Whoever asks over a connection of another site is not told this site's name.
@@ -270,7 +272,7 @@ fn own(
     mut response: Response<Bytes>,
     has_body: bool,
     version: Version,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<AnswerBody> {
     record.answers(response.status());
     let length = response.body().len();

@@ -288,7 +288,6 @@ impl Upstreams {
         let watched = Watched::new(stream, Arc::clone(&traffic));
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_ANSWER_HEAD_BYTES)
-            .max_headers(2 * crate::limits::MAX_HEADERS)
             .handshake(TokioIo::new(watched))
             .await
             .map_err(io::Error::other)?;

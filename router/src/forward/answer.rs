@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub struct AnswerBody {
     content: Content,
-    record: Record,
+    record: Box<Record>,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub enum AnswerError {
 
 impl AnswerBody {
     /// An answer of the router's own.
-    pub fn whole(content: Bytes, mut record: Record) -> Self {
+    pub fn whole(content: Bytes, mut record: Box<Record>) -> Self {
         let bodyless = record.method == Method::HEAD
             || record.status == Some(StatusCode::SWITCHING_PROTOCOLS)
             || content.is_empty();
@@ -71,7 +71,7 @@ impl AnswerBody {
     }
 
     /// An instance's answer.
-    pub fn stream(stream: Stream, mut record: Record) -> Self {
+    pub fn stream(stream: Stream, mut record: Box<Record>) -> Self {
         record.complete = stream.connection.is_none();
         clients_turn();
         Self { content: Content::Stream(Box::new(stream)), record }
