@@ -32,8 +32,12 @@ pub fn next() -> HeaderValue {
     let millis = u64::try_from(millis).unwrap_or(u64::MAX);
     let id = Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
     let mut text = Uuid::encode_buffer();
-    HeaderValue::from_str(id.simple().encode_lower(&mut text))
-        .unwrap_or(HeaderValue::from_static(""))
+    let mut value = HeaderValue::from_str(id.simple().encode_lower(&mut text))
+        .unwrap_or(HeaderValue::from_static(""));
+    // No other answer has the same: HTTP/2 must not put it into the table of what was said before,
+    // where it would push out what is said again.
+    value.set_sensitive(true);
+    value
 }
 
 /// SplitMix64's output function: every bit of the input reaches every bit of the output.

@@ -71,13 +71,19 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// Takes out of a request what must not pass. Done once; [`stamp`] then for every attempt.
 pub fn clean_request(headers: &mut HeaderMap) {
-    let trailers = has_token(headers, &TE, "trailers");
-    remove_connection_named(headers, &[HOST, CONTENT_LENGTH]);
-    remove_names(headers, |name| is_forbidden_name(name) || is_for_routers(name));
-    if trailers {
-        headers.insert(TE, TRAILERS);
+    let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_for_routers(name);
+    // Most requests have nothing to remove, and no line twice.
+    if headers.keys().any(unwanted) {
+        let trailers = has_token(headers, &TE, "trailers");
+        remove_connection_named(headers, &[HOST, CONTENT_LENGTH]);
+        remove_names(headers, unwanted);
+        if trailers {
+            headers.insert(TE, TRAILERS);
+        }
     }
-    join_cookies(headers);
+    if headers.len() > headers.keys_len() {
+        join_cookies(headers);
+    }
 }
 
 /// Says of a request what only the router can say.
@@ -112,8 +118,11 @@ pub fn clean_answer(
     hsts: Option<HeaderValue>,
     tunnel: bool,
 ) {
-    remove_connection_named(headers, &[CONTENT_LENGTH]);
-    remove_names(headers, |name| is_forbidden_name(name) || is_of_upstream(name));
+    let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_of_upstream(name);
+    if headers.keys().any(unwanted) {
+        remove_connection_named(headers, &[CONTENT_LENGTH]);
+        remove_names(headers, unwanted);
+    }
     headers.insert(REQUEST_ID, request_id.clone());
     if let Some(hsts) = hsts
         && !headers.contains_key(STRICT_TRANSPORT_SECURITY)
@@ -185,7 +194,10 @@ fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
     if !headers.contains_key(CONNECTION) {
         return;
     }
+    // What says how the connection goes on is no header, but for one that always goes.
+    let says = |token: &str, word: &str| token.eq_ignore_ascii_case(word);
     let named: Vec<HeaderName> = tokens(headers.get_all(CONNECTION))
+        .filter(|token| !says(token, "close") && !says(token, "keep-alive"))
         .filter_map(|token| token.parse::<HeaderName>().ok())
         .filter(|name| !kept.contains(name))
         .collect();
@@ -195,7 +207,6 @@ fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
 }
 
 fn remove_names(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    // Most messages have nothing to remove; then this allocates nothing.
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
         headers.remove(name);
