@@ -1,5 +1,6 @@
 //! Instructions of the router for one request, outside the kernel, as callgrind counts them: the same
-//! in every run, also on a busy machine, so a change of a percent can be seen. Run by hand:
+//! in every run, also on a busy machine, so a change of a percent can be seen; nginx for comparison.
+//! Run by hand:
 //! `cargo bench -p router --bench instructions`, with `-- 5000` for more requests than usual, and with
 //! `KEEP=directory` to keep what `callgrind_annotate` reads. Needs valgrind, nginx and h2load.
 
@@ -11,15 +12,17 @@ mod programs;
 mod snapshot;
 
 use std::{
+    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
-use programs::{Group, backend_conf, free_port, installed, write};
+use programs::{Group, HOST, backend_conf, free_port, installed, others, write};
 use snapshot::{Makers, Named, start, table};
 
-const HOST: &str = "localhost";
-const REQUESTS: u64 = 2_000;
+const REQUESTS: u64 = 4_000;
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests over a connection of their own: as many connections at once.
 const CONNECTIONS: u64 = 200;
 
@@ -44,22 +47,45 @@ fn main() {
         let out = format!("--callgrind-out-file={}", own.join("callgrind").display());
         let before = ["valgrind", "--tool=callgrind", "-q", &out];
         let running = start(&own, &makers, &table(&makers, &sites), &before);
-        let (pid, port) = (running.child.id(), running.https.port());
-        for (case, count, arguments) in [
-            ("keep-alive h1", requests, &["--h1", "-c16"][..]),
-            ("h2", requests, &["-c4", "-m16"]),
-            ("new connections", CONNECTIONS, &["--h1", "-c200"]),
-        ] {
-            load(count, port, arguments);
-            control(&["-z"], pid);
-            load(count, port, arguments);
-            control(&["-d", case], pid);
-            let dump = newest(&own);
-            println!("{case}, {name}: {} instructions for a request", total(&dump) / count);
-            if let Some(kept) = &kept {
-                let file = format!("callgrind.{}.{name}", case.replace(' ', "-"));
-                std::fs::copy(&dump, kept.join(file)).expect("copies");
-            }
+        measure(name, running.child.id(), running.https.port(), &own, requests, kept.as_deref());
+    }
+    // What its kind takes, for comparison.
+    let (_, nginx, config) = others(directory.path(), port).swap_remove(0);
+    let (own, port) = (at(nginx), free_port());
+    std::fs::create_dir(&own).expect("makes a directory");
+    let (chain, key) = makers.certify(HOST);
+    write(at("cert.pem"), &chain);
+    write(at("key.pem"), &key);
+    let config = config.replace("PORT", &port.to_string());
+    let file =
+        write(at("nginx.conf"), &config.replace("daemon off;", "daemon off; master_process off;"));
+    let out = format!("--callgrind-out-file={}", own.join("callgrind").display());
+    let file = file.display().to_string();
+    let running =
+        Group::start("0", "valgrind", &["--tool=callgrind", "-q", &out, nginx, "-c", &file]);
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "nginx does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    measure(nginx, running.id(), port, &own, requests, kept.as_deref());
+}
+
+fn measure(name: &str, pid: u32, port: u16, own: &Path, requests: u64, kept: Option<&Path>) {
+    for (case, count, arguments) in [
+        ("keep-alive h1", requests, &["--h1", "-c16"][..]),
+        ("h2", requests, &["-c4", "-m16"]),
+        ("new connections", CONNECTIONS, &["--h1", "-c200"]),
+    ] {
+        load(count, port, arguments);
+        control(&["-z"], pid);
+        load(count, port, arguments);
+        control(&["-d", case], pid);
+        let dump = newest(own);
+        println!("{case}, {name}: {} instructions for a request", total(&dump) / count);
+        if let Some(kept) = kept {
+            let file = format!("callgrind.{}.{name}", case.replace(' ', "-"));
+            std::fs::copy(&dump, kept.join(file)).expect("copies");
         }
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "run by hand")]
 
+#[path = "parts/client.rs"]
+mod client;
 #[path = "parts/snapshot.rs"]
 mod snapshot;
 
@@ -11,17 +13,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use client::{Client, instance};
 use control_types::SiteId;
 use router::route_table::{Reading, Scope, Table};
-use snapshot::{Makers, Named, start, table};
+use snapshot::{Makers, Named, resident_kib, start, table};
 
 const LOOKUPS: usize = 2_000_000;
 const CHANGES: usize = 50;
+/// Sites that are asked for something at the end: more than there are open keys.
+const ASKED: usize = 20_000;
 
-fn named(count: usize) -> Vec<Named> {
+fn named(count: usize, upstream: &str) -> Vec<Named> {
     let all = (0..count).map(|number| Named {
         hostname: format!("site-{number}.localhost"),
-        upstream: format!("unix:/run/ta3lem/{number}.sock"),
+        upstream: upstream.to_owned(),
     });
     all.collect()
 }
@@ -30,7 +35,9 @@ fn main() {
     let count = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(100_000);
     let makers = Makers::new();
     let begun = Instant::now();
-    let (few, many) = (table(&makers, &named(10)), table(&makers, &named(count)));
+    let upstream = instance();
+    let (few, many) =
+        (table(&makers, &named(10, &upstream)), table(&makers, &named(count, &upstream)));
     println!("{count} sites with certificates made in {:?}", begun.elapsed());
     lookups(&few, &many, count);
     changes(&many);
@@ -39,11 +46,19 @@ fn main() {
     let begun = Instant::now();
     let running = start(directory.path(), &makers, &many, &[]);
     let listening = begun.elapsed();
-    let first = first_answer(&running, begun);
+    let client = Client::new(running.https, makers.issuer.der());
+    drop(client.ask("site-1.localhost"));
+    let first = begun.elapsed();
     let size = std::fs::metadata(directory.path().join("routes.snapshot")).expect("is there").len();
     println!("snapshot of {} MiB", size >> 20);
     println!("from the start to listening {listening:?}, to the first answer {first:?}");
-    println!("resident: {} MiB", rss_kib(running.child.id()) >> 10);
+    let process = running.child.id();
+    println!("resident: {} MB", megabytes(process));
+    let asked = ASKED.min(count);
+    for number in 0..asked {
+        drop(client.ask(&format!("site-{number}.localhost")));
+    }
+    println!("resident after each of {asked} sites was asked once: {} MB", megabytes(process));
 }
 
 /// The time of one lookup in a small table and in a large one, by turns.
@@ -90,20 +105,6 @@ fn changes(many: &Table) {
     println!("one change: p50 {:?}, max {:?}", times[CHANGES / 2], times[CHANGES - 1]);
 }
 
-/// Until a page came over TLS; the site has no instance, which is an answer too.
-fn first_answer(running: &snapshot::Running, begun: Instant) -> Duration {
-    let url = format!("https://site-1.localhost:{}/", running.https.port());
-    let resolve = format!("site-1.localhost:{}:127.0.0.1", running.https.port());
-    let mut command = std::process::Command::new("curl");
-    command.args(["-sk", "-o", "/dev/null", "--max-time", "1", "--resolve", &resolve, &url]);
-    // Out of time: the router tries to reach the instance. The handshake was done all the same.
-    let code = command.status().expect("curl runs").code();
-    assert!(matches!(code, Some(0 | 28)), "no handshake: {code:?}");
-    begun.elapsed()
-}
-
-fn rss_kib(process: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+fn megabytes(process: u32) -> u64 {
+    resident_kib(process) * 1024 / 1_000_000
 }

@@ -167,3 +167,11 @@ pub fn table(makers: &Makers, all: &[Named]) -> Table {
     }
     Table::default().merge(reading, true).expect("merges").table
 }
+
+/// Memory of a process that is really there, in KiB.
+#[allow(dead_code, reason = "not every benchmark asks")]
+pub fn resident_kib(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,34 @@
+//! Memory of idle connections over TLS, each after one request. Run by hand:
+//! `cargo bench -p router --bench idle [-- CONNECTIONS]` (default 3,000).
+
+#![allow(clippy::expect_used, clippy::panic, reason = "run by hand")]
+
+#[path = "parts/client.rs"]
+mod client;
+#[path = "parts/snapshot.rs"]
+mod snapshot;
+
+use client::{Client, instance};
+use snapshot::{Makers, Named, resident_kib, start, table};
+
+const HOST: &str = "localhost";
+/// So that what is made once is there before it counts.
+const FIRST: usize = 50;
+
+fn main() {
+    let count = std::env::args().skip(1).find_map(|text| text.parse().ok()).unwrap_or(3_000);
+    let makers = Makers::new();
+    let sites = [Named { hostname: HOST.to_owned(), upstream: instance() }];
+    let directory = tempfile::tempdir().expect("a directory");
+    let running = start(directory.path(), &makers, &table(&makers, &sites), &[]);
+    let client = Client::new(running.https, makers.issuer.der());
+    let process = running.child.id();
+    let mut open: Vec<_> = (0..FIRST).map(|_| client.ask(HOST)).collect();
+    let before = resident_kib(process);
+    open.extend((0..count).map(|_| client.ask(HOST)));
+    let after = resident_kib(process);
+    #[allow(clippy::cast_precision_loss, reason = "small numbers")]
+    let each = after.saturating_sub(before) as f64 / count as f64;
+    println!("{count} idle connections over TLS: {each:.1} KiB each");
+    drop(open);
+}
