@@ -7,10 +7,7 @@
 use std::sync::Arc;
 
 use control_types::state::SiteState;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request::Parts,
-    uri::PathAndQuery,
-};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -60,7 +57,7 @@ struct Forwarding<'a> {
 }
 
 /// An instance's answer, or the reason why there is none.
-pub type Forwarded = Result<(Response<()>, Option<Stream>), Reason>;
+pub type Forwarded = Result<(Response<()>, Option<Box<Stream>>), Reason>;
 
 /// Passes a request on.
 ///
@@ -109,14 +106,13 @@ impl Forwarding<'_> {
         &mut self,
         mut site: Arc<Site>,
         record: &mut Record,
-    ) -> Result<(Response<Incoming>, Connection), Reason> {
+    ) -> Result<(Response<()>, Connection), Reason> {
         let mut only_new_connections = false;
         loop {
             let mut connection = self.connection(&mut site, only_new_connections).await?;
             record.site = Some(Arc::clone(&site));
             let begun = Instant::now();
-            let request = self.request(&site, &record.id)?;
-            let outcome = self.send(&mut connection, request, begun).await?;
+            let outcome = self.send(&mut connection, &site, &record.id, begun).await?;
             let again = record.retries < MAX_RETRIES;
             match outcome {
                 Ok(response) => {
@@ -294,18 +290,16 @@ impl Forwarding<'_> {
         Err(Reason::Relocating)
     }
 
-    fn request(&self, site: &Site, id: &HeaderValue) -> Result<Request<RequestBody>, Reason> {
-        let body = match &self.upload {
-            None => RequestBody::Empty,
-            // What was sent before is not kept any more: only the client can send it again.
-            Some(upload) => RequestBody::Upload(upload.attempt().ok_or(Reason::Relocating)?),
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.head.method.clone();
-        let path = self.head.uri.path_and_query().cloned();
-        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.head.headers.clone();
+    /// Appends the head of the request as this site's instance gets it.
+    fn write_head(&self, to: &mut Vec<u8>, site: &Site, id: &HeaderValue) {
+        to.extend_from_slice(self.head.method.as_str().as_bytes());
+        to.push(b' ');
+        to.extend_from_slice(self.head.uri.path().as_bytes());
+        if let Some(query) = self.head.uri.query() {
+            to.push(b'?');
+            to.extend_from_slice(query.as_bytes());
+        }
+        to.extend_from_slice(b" HTTP/1.1\r\n");
         let stamp = Stamp {
             authority: self.authority,
             client: &self.client.address_header,
@@ -313,23 +307,26 @@ impl Forwarding<'_> {
             site: &site.id_header,
             generation: &site.generation_header,
             websocket: self.websocket,
+            relayed: self.is_elsewhere(site),
         };
-        if self.is_elsewhere(site) {
-            headers::stamp_relayed(request.headers_mut(), &stamp);
-        } else {
-            headers::stamp(request.headers_mut(), &stamp);
-        }
-        Ok(request)
+        headers::write(to, &self.head.headers, &stamp);
     }
 
     /// Sends once. The instance has its time from the moment when the client's last byte came.
     async fn send(
         &self,
         connection: &mut Connection,
-        request: Request<RequestBody>,
+        site: &Site,
+        id: &HeaderValue,
         begun: Instant,
-    ) -> Result<Result<Response<Incoming>, SendError>, Reason> {
-        let mut answer = std::pin::pin!(connection.send(request));
+    ) -> Result<Result<Response<()>, SendError>, Reason> {
+        let body = match &self.upload {
+            None => RequestBody::Empty,
+            // What was sent before is not kept any more: only the client can send it again.
+            Some(upload) => RequestBody::Upload(upload.attempt().ok_or(Reason::Relocating)?),
+        };
+        let head = |to: &mut Vec<u8>| self.write_head(to, site, id);
+        let mut answer = std::pin::pin!(connection.send(&self.head.method, body, head));
         let mut end = begun + ANSWER_TIMEOUT;
         loop {
             tokio::select! {
@@ -347,7 +344,7 @@ impl Forwarding<'_> {
 
     fn answer(
         &self,
-        mut response: Response<Incoming>,
+        response: Response<()>,
         connection: Connection,
         client_upgrade: Option<OnUpgrade>,
         record: &mut Record,
@@ -359,19 +356,17 @@ impl Forwarding<'_> {
                 tracing::warn!(host = %self.hostname, "the instance switched to what nobody asked for");
                 return Err(Reason::UpstreamFailed);
             };
-            let instance = hyper::upgrade::on(&mut response);
-            connection.release();
             if let Some(site) = &record.site {
+                let instance = connection.into_tunnel();
                 tunnel::begin(self.edge, client, instance, site, record.in_flight.take());
             }
-            let (mut head, _) = response.into_parts();
+            let (mut head, ()) = response.into_parts();
             headers::clean_answer(&mut head.headers, &record.id, None, true);
             return Ok((Response::from_parts(head, ()), None));
         }
-        let (mut head, incoming) = response.into_parts();
+        let (mut head, ()) = response.into_parts();
         headers::clean_answer(&mut head.headers, &record.id, record.hsts(), false);
-        head.extensions.clear();
-        let mut stream = Stream::new(incoming, connection, self.upload.clone(), self.edge);
+        let mut stream = Stream::new(connection, self.edge);
         if headers::is_event_stream(&head.headers)
             && let Some(site) = &record.site
         {
@@ -395,7 +390,7 @@ pub fn check_state(site: &Site) -> Result<(), Reason> {
 }
 
 /// The body of the answer for `record`.
-pub fn body_of(stream: Option<Stream>, record: Box<Record>) -> AnswerBody {
+pub fn body_of(stream: Option<Box<Stream>>, record: Box<Record>) -> AnswerBody {
     match stream {
         Some(stream) => AnswerBody::stream(stream, record),
         None => AnswerBody::whole(bytes::Bytes::new(), record),

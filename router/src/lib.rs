@@ -197,7 +197,7 @@ impl Router {
             held: AllHeld::default(),
             connections: AtomicU64::new(0),
             begun: tokio::time::Instant::now(),
-            upstreams: Upstreams::new(TaskTracker::new()),
+            upstreams: Upstreams::new(),
             neighbours: Neighbours::default(),
             relays: Relays::new(config.trusted_roots.as_deref())?,
             trusted: Trusted {

@@ -89,7 +89,7 @@ async fn plain(edge: &Edge, head: &Parts, record: &mut Record) -> Result<Respons
 }
 
 enum Outcome {
-    Forwarded(Response<()>, Option<forward::answer::Stream>),
+    Forwarded(Response<()>, Option<Box<forward::answer::Stream>>),
     Own(Response<Bytes>),
 }
 

@@ -3,47 +3,43 @@
 //! its pool only after the request was sent and the answer read to their ends.
 
 use std::{
+    cell::Cell,
+    future::poll_fn,
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use control_types::Upstream;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
+use http::{Method, Response};
+use http_body::{Frame, SizeHint};
 use metrics::Counter;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::AbortHandle,
     time::{Instant, timeout},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     forward::upload::RequestBody,
     limits::{
-        CONNECT_TIMEOUT, MAX_ANSWER_HEAD_BYTES, MAX_IDLE_UPSTREAM_CONNECTIONS,
-        UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE, UPSTREAM_QUEUE_TIMEOUT,
+        CONNECT_TIMEOUT, MAX_IDLE_UPSTREAM_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE,
+        UPSTREAM_QUEUE_TIMEOUT,
     },
 };
 
 mod breaker;
+pub mod http1;
 pub mod relay;
-mod watched;
+pub mod transport;
 
 pub use breaker::Breaker;
-use watched::{Traffic, Watched};
-
-/// How long a connection that was just given back may take to become ready again.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+use http1::{Exchange, ExchangeError};
+use transport::Transport;
 
 /// The connections to one instance.
 #[derive(Debug)]
@@ -61,14 +57,13 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Instant,
 }
 
 /// What all pools share.
 #[derive(Debug)]
 pub struct Upstreams {
-    tasks: TaskTracker,
     with_idle: Mutex<Vec<Arc<Pool>>>,
     connects: Counter,
     connect_errors: Counter,
@@ -77,10 +72,10 @@ pub struct Upstreams {
 /// A connection that is nobody's at the moment or one request's.
 #[derive(Debug)]
 struct Link {
-    sender: SendRequest<RequestBody>,
-    traffic: Arc<Traffic>,
-    task: AbortHandle,
+    exchange: Exchange,
     made: Instant,
+    // The thread whose runtime tells of its events.
+    thread: u64,
 }
 
 /// Why there is no connection.
@@ -110,17 +105,17 @@ pub struct SendError {
     /// instance had closed it before the request came.
     pub closed_while_idle: bool,
     #[source]
-    source: hyper::Error,
+    source: ExchangeError,
 }
 
 /// One request's connection. Dropped without [`Connection::give_back`] it is closed.
 #[derive(Debug)]
 pub struct Connection {
-    link: Option<Link>,
+    link: Box<Link>,
     // None for what is not kept after its request.
     pool: Option<Arc<Pool>>,
     reused: bool,
-    permit: Option<OwnedSemaphorePermit>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Pool {
@@ -166,20 +161,15 @@ impl Pool {
                 }
             }
         };
-        let idle = if new { None } else { self.idle_link().await };
+        let idle = if new { None } else { self.idle_link() };
         let (link, reused) = match idle {
             Some(link) => (link, true),
             None => (self.connect(upstreams).await?, false),
         };
-        Ok(Connection {
-            link: Some(link),
-            pool: Some(Arc::clone(self)),
-            reused,
-            permit: Some(permit),
-        })
+        Ok(Connection { link, pool: Some(Arc::clone(self)), reused, _permit: permit })
     }
 
-    async fn connect(&self, upstreams: &Upstreams) -> Result<Link, ConnectError> {
+    async fn connect(&self, upstreams: &Upstreams) -> Result<Box<Link>, ConnectError> {
         if !self.breaker.may_try(Instant::now()) {
             return Err(ConnectError::Failing(self.address.clone()));
         }
@@ -193,18 +183,21 @@ impl Pool {
         outcome
     }
 
-    async fn idle_link(&self) -> Option<Link> {
+    /// The one that was used last, if possible one of this thread: another one's would be told of
+    /// its events by that thread.
+    fn idle_link(&self) -> Option<Box<Link>> {
+        let own = own_thread();
         loop {
-            let mut link = self.lock().pop()?.link;
-            if link.sender.is_ready() {
+            let mut idle = self.lock();
+            let newest = idle.iter().rposition(|idle| idle.link.thread == own);
+            let link = match newest {
+                Some(place) => idle.remove(place).link,
+                None => idle.pop()?.link,
+            };
+            drop(idle);
+            if link.exchange.is_quiet() {
                 return Some(link);
             }
-            if !link.sender.is_closed()
-                && matches!(timeout(SETTLE, link.sender.ready()).await, Ok(Ok(())))
-            {
-                return Some(link);
-            }
-            link.task.abort();
         }
     }
 
@@ -216,7 +209,7 @@ impl Pool {
     fn sweep(&self, now: Instant) -> bool {
         let mut idle = self.lock();
         idle.retain(|idle| {
-            now.duration_since(idle.since) < UPSTREAM_IDLE_TIMEOUT && !idle.link.sender.is_closed()
+            now.duration_since(idle.since) < UPSTREAM_IDLE_TIMEOUT && idle.link.exchange.is_quiet()
         });
         if idle.is_empty() {
             self.swept.store(false, Ordering::Relaxed);
@@ -226,10 +219,9 @@ impl Pool {
 }
 
 impl Upstreams {
-    /// Nothing connected yet; connections live as tasks of `tasks`.
-    pub fn new(tasks: TaskTracker) -> Self {
+    /// Nothing connected yet.
+    pub fn new() -> Self {
         Self {
-            tasks,
             with_idle: Mutex::default(),
             connects: metrics::counter!("router_upstream_connects_total"),
             connect_errors: metrics::counter!("router_upstream_connect_errors_total"),
@@ -250,25 +242,24 @@ impl Upstreams {
         self.with_idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connect(&self, address: &Upstream) -> Result<Link, ConnectError> {
+    async fn connect(&self, address: &Upstream) -> Result<Box<Link>, ConnectError> {
         self.connects.increment(1);
         let connecting = async {
             match address {
                 Upstream::Unix(path) => {
-                    let stream = UnixStream::connect(path).await?;
-                    self.handshake(stream).await
+                    Ok(Link::new(Transport::Unix(UnixStream::connect(path).await?)))
                 }
                 Upstream::Tcp(address) => {
                     let stream = TcpStream::connect(address).await?;
                     stream.set_nodelay(true)?;
-                    self.handshake(stream).await
+                    Ok(Link::new(Transport::Tcp(stream)))
                 }
             }
         };
         let outcome = timeout(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        outcome.map_err(|error| {
+        outcome.map_err(|error: io::Error| {
             self.connect_errors.increment(1);
             match error.kind() {
                 // `WouldBlock`: the queue of a unix socket is full.
@@ -279,56 +270,84 @@ impl Upstreams {
             }
         })
     }
+}
 
-    async fn handshake<S>(&self, stream: S) -> io::Result<Link>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let traffic = Arc::new(Traffic::default());
-        let watched = Watched::new(stream, Arc::clone(&traffic));
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_ANSWER_HEAD_BYTES)
-            .handshake(TokioIo::new(watched))
-            .await
-            .map_err(io::Error::other)?;
-        // Its errors reach whoever waits for the answer.
-        let task = self.tasks.spawn(connection.with_upgrades());
-        Ok(Link { sender, traffic, task: task.abort_handle(), made: Instant::now() })
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
+impl Link {
+    fn new(transport: Transport) -> Box<Self> {
+        let (made, thread) = (Instant::now(), own_thread());
+        Box::new(Self { exchange: Exchange::new(transport), made, thread })
+    }
+}
+
+/// A number for the thread that asks.
+fn own_thread() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static OWN: Cell<u64> = const { Cell::new(0) };
+    }
+    if OWN.get() == 0 {
+        OWN.set(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    OWN.get()
+}
+
 impl Connection {
-    /// Sends a request and waits for the head of its answer.
+    /// A connection for one request, that belongs to no pool.
+    fn for_one(transport: Transport, permit: OwnedSemaphorePermit) -> Self {
+        Self { link: Link::new(transport), pool: None, reused: false, _permit: permit }
+    }
+
+    /// Sends a request and waits for the head of its answer. `head` appends the request's head but
+    /// for the length of its body.
     ///
     /// # Errors
     /// When there is none; the error says whether the request can have been processed.
     pub async fn send(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let Some(link) = &mut self.link else { unreachable!("a connection has its link") };
-        link.traffic.reset();
-        match link.sender.try_send_request(request).await {
-            Ok(response) => Ok(response),
-            Err(mut error) => {
-                let (written, read) = (link.traffic.written(), link.traffic.read());
-                Err(SendError {
-                    nothing_sent: error.take_message().is_some() || !written,
-                    closed_while_idle: self.reused && !read,
-                    source: error.into_error(),
-                })
-            }
-        }
+        method: &Method,
+        body: RequestBody,
+        head: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Response<()>, SendError> {
+        let exchange = &mut self.link.exchange;
+        exchange.begin(method, body, head);
+        let outcome = poll_fn(|cx| exchange.poll_head(cx, method)).await;
+        outcome.map_err(|source| SendError {
+            nothing_sent: !exchange.any_sent(),
+            closed_while_idle: self.reused && !exchange.any_read(),
+            source,
+        })
     }
 
-    /// For the next request. Only after the request was sent and the answer read to their ends.
-    pub fn give_back(mut self, upstreams: &Upstreams) {
-        let Some(pool) = self.pool.take() else { return };
-        let Some(link) = self.link.take() else { return };
-        if link.sender.is_closed()
-            || link.traffic.broken()
-            || link.made.elapsed() > UPSTREAM_MAX_AGE
-        {
+    /// The next piece of the answer's body.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        self.link.exchange.poll_frame(cx)
+    }
+
+    /// Whether the answer was read to its end.
+    pub fn is_end_stream(&self) -> bool {
+        self.link.exchange.is_end_stream()
+    }
+
+    /// How much of the answer's body is to come.
+    pub fn size_hint(&self) -> SizeHint {
+        self.link.exchange.size_hint()
+    }
+
+    /// For the next request, if the request was sent and the answer read to their ends; with the
+    /// rest of the one or the other still coming, the next one would stand behind it. Dropped
+    /// without this, a connection is closed.
+    pub fn give_back(self, upstreams: &Upstreams) {
+        let Self { link, pool: Some(pool), .. } = self else { return };
+        if !link.exchange.can_go_on() || link.made.elapsed() > UPSTREAM_MAX_AGE {
             return;
         }
         let mut idle = pool.lock();
@@ -343,18 +362,9 @@ impl Connection {
         }
     }
 
-    /// The connection became a tunnel: it is no request's any more and lives on by itself.
-    pub fn release(mut self) {
-        self.link = None;
-        self.permit = None;
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
-            // The rest of a request or an answer must never be met by the next one.
-            link.task.abort();
-        }
+    /// The connection became a tunnel: it is no request's any more. The stream, and what was read of
+    /// it already.
+    pub fn into_tunnel(self) -> (Transport, Bytes) {
+        self.link.exchange.into_parts()
     }
 }

@@ -10,17 +10,16 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     Edge,
-    forward::{events::Events, upload::Upload},
+    forward::events::Events,
     limits::BODY_IDLE_TIMEOUT,
     listener::stall::{clients_turn, instances_turn},
     record::Record,
     route_table::Site,
-    upstream::Connection,
+    upstream::{Connection, http1::ExchangeError},
 };
 
 /// The body of an answer, with the record of its request.
@@ -39,9 +38,8 @@ enum Content {
 /// What an instance is still saying.
 #[derive(Debug)]
 pub struct Stream {
-    incoming: Incoming,
+    // None once it is over, or was broken off.
     connection: Option<Connection>,
-    upload: Option<Arc<Upload>>,
     edge: Arc<Edge>,
     pause: Option<Pin<Box<Sleep>>>,
     last_frame: Instant,
@@ -53,7 +51,7 @@ pub struct Stream {
 pub enum AnswerError {
     /// The instance broke off.
     #[error("the instance broke off its answer")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] ExchangeError),
     /// The instance said nothing for too long.
     #[error("the instance paused inside its answer for too long")]
     Paused,
@@ -71,33 +69,24 @@ impl AnswerBody {
     }
 
     /// An instance's answer.
-    pub fn stream(stream: Stream, mut record: Box<Record>) -> Self {
+    pub fn stream(stream: Box<Stream>, mut record: Box<Record>) -> Self {
         record.complete = stream.connection.is_none();
         clients_turn();
-        Self { content: Content::Stream(Box::new(stream)), record }
+        Self { content: Content::Stream(stream), record }
     }
 }
 
 impl Stream {
     /// The rest of an answer whose head was read from `connection`.
-    pub fn new(
-        incoming: Incoming,
-        connection: Connection,
-        upload: Option<Arc<Upload>>,
-        edge: &Arc<Edge>,
-    ) -> Self {
-        let mut stream = Self {
-            incoming,
+    pub fn new(connection: Connection, edge: &Arc<Edge>) -> Box<Self> {
+        let mut stream = Box::new(Self {
             connection: Some(connection),
-            upload,
             edge: Arc::clone(edge),
             pause: None,
             last_frame: Instant::now(),
             events: None,
-        };
-        if stream.incoming.is_end_stream() {
-            stream.finish();
-        }
+        });
+        stream.finish_if_over();
         stream
     }
 
@@ -116,10 +105,8 @@ impl Stream {
         ends
     }
 
-    fn finish(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        // With the rest of the request still coming, the next request would stand behind it.
-        if self.upload.as_ref().is_none_or(|upload| upload.has_ended()) {
+    fn finish_if_over(&mut self) {
+        if let Some(connection) = self.connection.take_if(|connection| connection.is_end_stream()) {
             connection.give_back(&self.edge.upstreams);
         }
     }
@@ -128,9 +115,10 @@ impl Stream {
         if self.ends(cx) {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        match connection.poll_frame(cx) {
             Poll::Ready(None) => {
-                self.finish();
+                self.finish_if_over();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(mut frame))) => {
@@ -141,9 +129,7 @@ impl Stream {
                 if let Some(trailers) = frame.trailers_mut() {
                     super::headers::clean_trailers(trailers);
                 }
-                if self.incoming.is_end_stream() {
-                    self.finish();
-                }
+                self.finish_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -152,11 +138,6 @@ impl Stream {
             }
             Poll::Pending => self.poll_pause(cx),
         }
-    }
-
-    /// Whether the router ended it.
-    fn is_over(&self) -> bool {
-        self.events.as_ref().is_some_and(Events::is_over)
     }
 
     fn poll_pause(
@@ -223,7 +204,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(content) => content.is_none(),
-            Content::Stream(stream) => stream.is_over() || stream.incoming.is_end_stream(),
+            Content::Stream(stream) => stream.connection.is_none(),
         }
     }
 
@@ -232,7 +213,10 @@ impl Body for AnswerBody {
             Content::Whole(content) => {
                 SizeHint::with_exact(content.as_ref().map_or(0, |content| content.len() as u64))
             }
-            Content::Stream(stream) => stream.incoming.size_hint(),
+            Content::Stream(stream) => {
+                let connection = stream.connection.as_ref();
+                connection.map_or_else(|| SizeHint::with_exact(0), Connection::size_hint)
+            }
         }
     }
 }

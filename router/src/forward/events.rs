@@ -35,11 +35,6 @@ impl Events {
         Self { held: Some(Box::pin(held)), patience: None, tail: *b"\n\n\n\n", over: false }
     }
 
-    /// Whether the router ended the stream.
-    pub const fn is_over(&self) -> bool {
-        self.over
-    }
-
     /// Whether the stream ends now: its site is held, and an event has ended or takes too long.
     pub fn end(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(held) = &mut self.held {

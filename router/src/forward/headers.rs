@@ -10,7 +10,10 @@ use http::{
     },
 };
 
-use crate::host::{is_forbidden_name, tokens};
+use crate::{
+    host::{is_forbidden_name, tokens},
+    upstream::http1::line,
+};
 
 /// For requests: the client's address.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -40,6 +43,8 @@ pub struct Stamp<'a> {
     pub generation: &'a HeaderValue,
     /// Whether the request asks for a WebSocket.
     pub websocket: bool,
+    /// Whether it goes to a router of another region.
+    pub relayed: bool,
 }
 
 /// Whether a request asks for a WebSocket. No other upgrade passes: `h2c` would be a second way in
@@ -69,7 +74,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers.get_all(name)).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// Takes out of a request what must not pass. Done once; [`stamp`] then for every attempt.
+/// Takes out of a request what must not pass. Done once; [`write`] then for every attempt.
 pub fn clean_request(headers: &mut HeaderMap) {
     let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_for_routers(name);
     // Most requests have nothing to remove, and no line twice.
@@ -86,28 +91,27 @@ pub fn clean_request(headers: &mut HeaderMap) {
     }
 }
 
-/// Says of a request what only the router can say.
-pub fn stamp(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
-    headers.insert(HOST, stamp.authority.clone());
-    headers.insert(FORWARDED_FOR, stamp.client.clone());
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-    headers.insert(FORWARDED_HOST, stamp.authority.clone());
-    headers.insert(REQUEST_ID, stamp.request_id.clone());
-    headers.insert(SITE, stamp.site.clone());
-    headers.insert(GENERATION, stamp.generation.clone());
-    stamp_websocket(headers, stamp);
-}
-
-/// The same for a request that another region's router answers, which stamps it itself.
-pub fn stamp_relayed(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
-    headers.insert(HOST, stamp.authority.clone());
-    stamp_websocket(headers, stamp);
-}
-
-fn stamp_websocket(headers: &mut HeaderMap, stamp: &Stamp<'_>) {
+/// Appends the lines of a request's head: what passes of the client's, and what only the router can
+/// say. Not how long the body is: whoever sends it says that.
+pub fn write(to: &mut Vec<u8>, headers: &HeaderMap, stamp: &Stamp<'_>) {
+    line(to, "host", stamp.authority.as_bytes());
+    for (name, value) in headers {
+        if name != HOST && name != CONTENT_LENGTH {
+            line(to, name.as_str(), value.as_bytes());
+        }
+    }
+    // Another region's router says the rest itself.
+    if !stamp.relayed {
+        line(to, FORWARDED_FOR.as_str(), stamp.client.as_bytes());
+        line(to, FORWARDED_PROTO.as_str(), b"https");
+        line(to, FORWARDED_HOST.as_str(), stamp.authority.as_bytes());
+        line(to, REQUEST_ID.as_str(), stamp.request_id.as_bytes());
+        line(to, SITE.as_str(), stamp.site.as_bytes());
+        line(to, GENERATION.as_str(), stamp.generation.as_bytes());
+    }
     if stamp.websocket {
-        headers.insert(CONNECTION, UPGRADE_TOKEN);
-        headers.insert(UPGRADE, WEBSOCKET);
+        line(to, "connection", UPGRADE_TOKEN.as_bytes());
+        line(to, "upgrade", WEBSOCKET.as_bytes());
     }
 }
 

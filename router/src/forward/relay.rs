@@ -33,8 +33,8 @@ impl Forwarding<'_> {
             hostname: &self.hostname,
             client: self.client.address,
         };
-        let (relays, edge) = (&self.edge.relays, self.edge);
-        match relays.connection(&edge.upstreams, &edge.neighbours, &relayed).await {
+        let edge = self.edge;
+        match edge.relays.connection(&edge.neighbours, &relayed).await {
             Ok(connection) => {
                 edge.metrics.relayed.increment(1);
                 Ok(connection)

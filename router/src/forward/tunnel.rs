@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,7 @@ use crate::{
     limits::{self, TUNNEL_IDLE_TIMEOUT},
     route_table::Site,
     site_traffic::{InFlight, Tunnel},
+    upstream::transport::Transport,
 };
 
 /// How often idleness is looked at, in parts of the longest idleness.
@@ -34,12 +36,12 @@ const CHECKS: u32 = 4;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Begins the tunnel as a task of its own; it starts when both sides have switched. The request is
+/// Begins the tunnel as a task of its own; it starts when the client has switched too. The request is
 /// counted until the tunnel is.
 pub fn begin(
     edge: &Arc<Edge>,
     client: OnUpgrade,
-    instance: OnUpgrade,
+    instance: (Transport, Bytes),
     site: &Arc<Site>,
     in_flight: Option<InFlight>,
 ) {
@@ -49,17 +51,23 @@ pub fn begin(
     edge.tasks.spawn(async move {
         let _tunnel = tunnel;
         inside.metrics.tunnels.increment(1.0);
-        match futures_util::try_join!(client, instance) {
-            Ok((client, instance)) => run(&inside, site, client, instance).await,
+        match client.await {
+            Ok(client) => run(&inside, site, client, instance).await,
             Err(error) => tracing::debug!(%error, "a WebSocket did not begin"),
         }
         inside.metrics.tunnels.decrement(1.0);
     });
 }
 
-async fn run(edge: &Arc<Edge>, site: Arc<Site>, client: Upgraded, instance: Upgraded) {
+async fn run(
+    edge: &Arc<Edge>,
+    site: Arc<Site>,
+    client: Upgraded,
+    (instance, said): (Transport, Bytes),
+) {
     let (client_reader, client_writer) = split(TokioIo::new(client));
-    let (instance_reader, instance_writer) = split(TokioIo::new(instance));
+    let (instance_reader, instance_writer) = split(instance);
+    let instance_reader = io::Cursor::new(said).chain(instance_reader);
     let active = AtomicBool::new(true);
     let held = CancellationToken::new();
     let both = async {

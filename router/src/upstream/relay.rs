@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{Connection, Upstreams};
+use super::{Connection, transport::Transport};
 use crate::{
     limits::{MAX_RELAYED_REQUESTS, RELAY_HANDSHAKE_TIMEOUT, UPSTREAM_QUEUE_TIMEOUT},
     passthrough::{self, Neighbours, Unreachable},
@@ -99,7 +99,6 @@ impl Relays {
     /// When there is none.
     pub async fn connection(
         &self,
-        upstreams: &Upstreams,
         neighbours: &Neighbours,
         relayed: &Relayed<'_>,
     ) -> Result<Connection, RelayError> {
@@ -115,14 +114,13 @@ impl Relays {
                 ServerName::try_from(relayed.hostname.to_owned()).map_err(io::Error::other)?;
             let header = passthrough::header(relayed.client, stream.local_addr(), true);
             stream.write_all(&header).await?;
-            let stream = self.tls.connect(name, stream).await?;
-            upstreams.handshake(stream).await
+            self.tls.connect(name, stream).await
         };
         let connected = timeout(RELAY_HANDSHAKE_TIMEOUT, connecting).await;
-        let link = connected
+        let stream = connected
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| RelayError::Handshake(router, error))?;
-        Ok(Connection { link: Some(link), pool: None, reused: false, permit: Some(permit) })
+        Ok(Connection::for_one(Transport::Tls(Box::new(stream)), permit))
     }
 }
 
