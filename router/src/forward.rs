@@ -35,7 +35,7 @@ use crate::{
     record::{Client, Record},
     rejection::Reason,
     route_table::{Route, Site},
-    upstream::{ConnectError, Connection, SendError},
+    upstream::{ConnectError, Connection, SendError, Wanted},
 };
 
 /// The first pause before connecting again.
@@ -107,9 +107,9 @@ impl Forwarding<'_> {
         mut site: Arc<Site>,
         record: &mut Record,
     ) -> Result<(Response<()>, Connection), Reason> {
-        let mut only_new_connections = false;
+        let mut wanted = if self.is_safe() { Wanted::Any } else { Wanted::Open };
         loop {
-            let mut connection = self.connection(&mut site, only_new_connections).await?;
+            let mut connection = self.connection(&mut site, wanted).await?;
             record.site = Some(Arc::clone(&site));
             let begun = Instant::now();
             let outcome = self.send(&mut connection, &site, &record.id, begun).await?;
@@ -129,7 +129,7 @@ impl Forwarding<'_> {
                     self.edge.metrics.retries_refused.increment(1);
                 }
                 Err(error) if again && self.may_repeat(&site, &error) => {
-                    only_new_connections = true;
+                    wanted = Wanted::New;
                     self.edge.metrics.retries_not_sent.increment(1);
                 }
                 Err(error) => return Err(self.failed(&site, record, &error)),
@@ -157,12 +157,16 @@ impl Forwarding<'_> {
         self.update(site, Duration::ZERO, |_| true).await
     }
 
+    /// Whether the request changes nothing, and is all there.
+    fn is_safe(&self) -> bool {
+        matches!(self.head.method, Method::GET | Method::HEAD) && self.upload.is_none()
+    }
+
     fn may_repeat(&self, site: &Site, error: &SendError) -> bool {
         if self.upload.as_ref().is_some_and(|upload| upload.failure().is_some()) {
             return false;
         }
-        let safe = matches!(self.head.method, Method::GET | Method::HEAD) && self.upload.is_none();
-        if !(error.nothing_sent || (error.closed_while_idle && safe)) {
+        if !(error.nothing_sent || (error.closed_while_idle && self.is_safe())) {
             return false;
         }
         let paid = site.traffic.may_retry();
@@ -188,7 +192,7 @@ impl Forwarding<'_> {
 
     /// A connection to the instance of the site as it is now. Waits while the instance restarts and
     /// while the site has none; nothing was sent so far.
-    async fn connection(&self, site: &mut Arc<Site>, new: bool) -> Result<Connection, Reason> {
+    async fn connection(&self, site: &mut Arc<Site>, wanted: Wanted) -> Result<Connection, Reason> {
         let mut pause = FIRST_PAUSE;
         loop {
             if self.is_elsewhere(site) {
@@ -203,7 +207,7 @@ impl Forwarding<'_> {
                 }
                 continue;
             };
-            match pool.connection(&self.edge.upstreams, new).await {
+            match pool.connection(&self.edge.upstreams, wanted).await {
                 Ok(connection) => return Ok(connection),
                 Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
                 Err(ConnectError::Failing(_)) => {

@@ -172,25 +172,27 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
             let gone = Arc::new(WatchClient::default());
             let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
             let client = Arc::new(Client::new(visitor, None, false, gone));
-            return http1(&edge, stream, client, request::redirect).await;
+            return Box::pin(http1(&edge, stream, client, request::redirect)).await;
         }
         Speaks::Https(configuration) | Speaks::Passed(configuration) => configuration,
     };
-    match arrival::tls(&edge, stream, visitor, configuration).await {
+    // Each stage is on the heap for as long as it lasts: a connection is idle for most of its life, and
+    // what its handshake took is gone then.
+    match Box::pin(arrival::tls(&edge, stream, visitor, configuration)).await {
         Err(not_taken) => refused(&edge, peer, &not_taken),
         Ok(Arrived::Proved) => {
             tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
         }
         Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region }) => {
             let carrying = Carrying { address: visitor.address, hostname, region };
-            passthrough::carry(edge, stream, said, carrying).await;
+            Box::pin(passthrough::carry(edge, stream, said, carrying)).await;
         }
         Ok(Arrived::Here(secured, client)) => {
             edge.metrics.handshakes.increment(1);
             if secured.http2 {
-                http2(&edge, secured.stream, client).await;
+                Box::pin(http2(&edge, secured.stream, client)).await;
             } else {
-                http1(&edge, secured.stream, client, request::answer).await;
+                Box::pin(http1(&edge, secured.stream, client, request::answer)).await;
             }
         }
     }

@@ -78,6 +78,17 @@ struct Link {
     thread: u64,
 }
 
+/// Which connection a request may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any that is not known to be closed.
+    Any,
+    /// One that is open at this moment, for a request that cannot be repeated.
+    Open,
+    /// A new one.
+    New,
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -142,14 +153,14 @@ impl Pool {
         self.concurrent
     }
 
-    /// An idle connection, or a new one; a new one in any case if `new`.
+    /// An idle connection, or a new one.
     ///
     /// # Errors
     /// When too many are in use for too long, or none can be made.
     pub async fn connection(
         self: &Arc<Self>,
         upstreams: &Upstreams,
-        new: bool,
+        wanted: Wanted,
     ) -> Result<Connection, ConnectError> {
         let permit = match Arc::clone(&self.in_use).try_acquire_owned() {
             Ok(permit) => permit,
@@ -161,7 +172,7 @@ impl Pool {
                 }
             }
         };
-        let idle = if new { None } else { self.idle_link() };
+        let idle = self.idle_link(wanted);
         let (link, reused) = match idle {
             Some(link) => (link, true),
             None => (self.connect(upstreams).await?, false),
@@ -185,7 +196,10 @@ impl Pool {
 
     /// The one that was used last, if possible one of this thread: another one's would be told of
     /// its events by that thread.
-    fn idle_link(&self) -> Option<Box<Link>> {
+    fn idle_link(&self, wanted: Wanted) -> Option<Box<Link>> {
+        if wanted == Wanted::New {
+            return None;
+        }
         let own = own_thread();
         loop {
             let mut idle = self.lock();
@@ -195,7 +209,7 @@ impl Pool {
                 None => idle.pop()?.link,
             };
             drop(idle);
-            if link.exchange.is_quiet() {
+            if link.exchange.is_quiet() && (wanted == Wanted::Any || link.exchange.is_silent()) {
                 return Some(link);
             }
         }

@@ -169,6 +169,11 @@ impl Exchange {
         self.transport.is_quiet()
     }
 
+    /// The same, as the system knows now. Costs a system call.
+    pub fn is_silent(&self) -> bool {
+        self.transport.is_silent()
+    }
+
     /// The stream and what was read of it beyond the head, after an answer that switched protocols.
     pub fn into_parts(self) -> (Transport, Bytes) {
         (self.transport, self.read.freeze())

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use rustix::{io::Errno, net::RecvFlags};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -41,6 +42,17 @@ impl Transport {
             Self::Tls(_) => return false,
         };
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the system, asked now, has neither a byte nor an end of it.
+    pub fn is_silent(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let seen = match self {
+            Self::Tcp(stream) => rustix::net::recv(stream, &mut [0_u8; 1], flags),
+            Self::Unix(stream) => rustix::net::recv(stream, &mut [0_u8; 1], flags),
+            Self::Tls(_) => return false,
+        };
+        matches!(seen, Err(Errno::AGAIN))
     }
 }
 

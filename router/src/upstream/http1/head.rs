@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -35,9 +35,6 @@ pub struct AnswerHead {
     /// Whether the connection may be used again.
     pub keeps_alive: bool,
 }
-
-/// A part of the head, as its place in the buffer.
-type Place = (usize, usize);
 
 impl AnswerHead {
     /// Whether this is not the answer yet: an interim one that no client asked for.
@@ -72,24 +69,17 @@ impl AnswerHead {
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(ExchangeError::Invalid("its status is none"))?;
         let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        // Where the lines are, so that the buffer can be taken without copying it.
-        let begin = read.as_ptr().addr();
-        let place = |part: &[u8]| (part.as_ptr().addr() - begin, part.len());
-        let mut places: [(Place, Place); MAX_LINES] = [((0, 0), (0, 0)); MAX_LINES];
-        let count = parsed.headers.len();
-        for (line, to) in parsed.headers.iter().zip(&mut places) {
-            *to = (place(line.name.as_bytes()), place(line.value));
-        }
-        let head = read.split_to(length).freeze();
-        let mut headers = HeaderMap::with_capacity(count);
-        for (name, value) in places.iter().take(count) {
-            let name = HeaderName::from_bytes(&cut(&head, *name));
-            let value = HeaderValue::from_maybe_shared(cut(&head, *value));
+        let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+        for line in parsed.headers.iter() {
+            // Copied, so that a value that lives on does not keep all of what was read.
+            let name = HeaderName::from_bytes(line.name.as_bytes());
+            let value = HeaderValue::from_bytes(line.value);
             let (Ok(name), Ok(value)) = (name, value) else {
                 return Err(ExchangeError::Invalid("a header line is not valid"));
             };
             headers.append(name, value);
         }
+        read.advance(length);
         let length = body_length(&headers)?;
         let keeps_alive = keeps_alive(&headers, version);
         let mut response = Response::new(());
@@ -97,10 +87,6 @@ impl AnswerHead {
         *response.headers_mut() = headers;
         Ok(Some(Self { response, length, keeps_alive }))
     }
-}
-
-fn cut(head: &Bytes, (begin, length): Place) -> Bytes {
-    head.slice(begin..begin + length)
 }
 
 fn keeps_alive(headers: &HeaderMap, version: Version) -> bool {
