@@ -3,23 +3,27 @@
 //! it replaces the one before by a rename, and the one before is kept. Private keys lie in it as they
 //! lie in the control database: sealed.
 
+mod pieces;
+
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, BufWriter, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use control_types::SiteId;
 use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer as _, ser::SerializeStruct as _};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 use uuid::Uuid;
+
+use pieces::{Base64, Each, Summed};
 
 use crate::{
     Edge,
@@ -33,6 +37,8 @@ const FORMAT: u32 = 1;
 const HEAD_BYTES: usize = 8 + 4 + 8 + 32;
 /// Larger files are not ours.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Written at once.
+const BUFFER_BYTES: usize = 256 * 1024;
 /// Changes that come together are written together.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Writing takes at most this part of the time.
@@ -68,28 +74,87 @@ pub struct Snapshot {
     pub taken_at: OffsetDateTime,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Contents {
+#[derive(Deserialize)]
+struct Contents<'a> {
     region: String,
     taken_at: i64,
     routes: Vec<RouteRow>,
     /// Certificates that stand in many chains, once.
-    intermediates: Vec<String>,
-    certificates: Vec<CertificateRow>,
+    intermediates: Vec<Base64<'a>>,
+    #[serde(borrow)]
+    certificates: Vec<CertificateRow<'a>>,
     #[serde(default)]
     edges: Vec<EdgeRow>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct CertificateRow {
+struct CertificateRow<'a> {
     id: Uuid,
     site_id: Option<SiteId>,
-    hostname: String,
-    leaf: String,
+    #[serde(borrow)]
+    hostname: Cow<'a, str>,
+    leaf: Base64<'a>,
     intermediates: Vec<usize>,
-    sealed_key: String,
+    sealed_key: Base64<'a>,
     not_after: i64,
     version: i64,
+}
+
+/// Writes a snapshot of `table`, piece by piece: a second copy of what a hundred thousand sites have
+/// would be most of what the router takes.
+///
+/// # Errors
+/// When `out` refuses.
+pub fn encode_to(
+    mut out: impl Write + Seek,
+    table: &Table,
+    region: &str,
+    now: OffsetDateTime,
+) -> Result<(), SnapshotError> {
+    let mut intermediates: Vec<&CertificateDer<'_>> = Vec::new();
+    let mut places: HashMap<&CertificateDer<'_>, usize> = HashMap::new();
+    for certificate in table.certificates() {
+        for der in certificate.chain.iter().skip(1) {
+            places.entry(der).or_insert_with(|| {
+                intermediates.push(der);
+                intermediates.len() - 1
+            });
+        }
+    }
+    let certificates = table.certificates().filter_map(|certificate| {
+        let [leaf, rest @ ..] = certificate.chain.as_slice() else { return None };
+        Some(CertificateRow {
+            id: certificate.id,
+            site_id: certificate.site_id,
+            hostname: Cow::Borrowed(&certificate.hostname),
+            intermediates: rest.iter().filter_map(|der| places.get(der).copied()).collect(),
+            leaf: Base64(Cow::Borrowed(leaf)),
+            sealed_key: Base64(Cow::Borrowed(&certificate.sealed_key)),
+            not_after: certificate.not_after,
+            version: certificate.version,
+        })
+    });
+    out.write_all(&[0; HEAD_BYTES])?;
+    let summed = Summed { out: &mut out, length: 0, sum: Sha256::new() };
+    let mut payload = BufWriter::with_capacity(BUFFER_BYTES, summed);
+    let mut serializer = serde_json::Serializer::new(&mut payload);
+    let mut contents = serializer.serialize_struct("Contents", 6)?;
+    contents.serialize_field("region", region)?;
+    contents.serialize_field("taken_at", &now.unix_timestamp())?;
+    contents.serialize_field("routes", &Each::of(table.rows()))?;
+    let ders = intermediates.iter().map(|der| Base64(Cow::Borrowed(der)));
+    contents.serialize_field("intermediates", &Each::of(ders))?;
+    contents.serialize_field("certificates", &Each::of(certificates))?;
+    contents.serialize_field("edges", &Each::of(table.all_edges()))?;
+    contents.end()?;
+    let Summed { length, sum, .. } = payload.into_inner().map_err(io::Error::from)?;
+    out.rewind()?;
+    out.write_all(&MAGIC)?;
+    out.write_all(&FORMAT.to_be_bytes())?;
+    out.write_all(&length.to_be_bytes())?;
+    out.write_all(&sum.finalize())?;
+    out.flush()?;
+    Ok(())
 }
 
 /// The bytes of a snapshot of `table`.
@@ -97,44 +162,9 @@ struct CertificateRow {
 /// # Errors
 /// Never in practice: everything in a table can be written.
 pub fn encode(table: &Table, region: &str, now: OffsetDateTime) -> Result<Vec<u8>, SnapshotError> {
-    let mut intermediates: Vec<&CertificateDer<'_>> = Vec::new();
-    let mut places: HashMap<&CertificateDer<'_>, usize> = HashMap::new();
-    let mut certificates = Vec::with_capacity(table.certificates().len());
-    for certificate in table.certificates() {
-        let [leaf, rest @ ..] = certificate.chain.as_slice() else { continue };
-        let chain = rest.iter().map(|der| {
-            *places.entry(der).or_insert_with(|| {
-                intermediates.push(der);
-                intermediates.len() - 1
-            })
-        });
-        certificates.push(CertificateRow {
-            id: certificate.id,
-            site_id: certificate.site_id,
-            hostname: certificate.hostname.to_string(),
-            intermediates: chain.collect(),
-            leaf: BASE64.encode(leaf),
-            sealed_key: BASE64.encode(&certificate.sealed_key),
-            not_after: certificate.not_after,
-            version: certificate.version,
-        });
-    }
-    let contents = Contents {
-        region: region.to_owned(),
-        taken_at: now.unix_timestamp(),
-        routes: table.rows().collect(),
-        intermediates: intermediates.iter().map(|der| BASE64.encode(der)).collect(),
-        certificates,
-        edges: table.all_edges().cloned().collect(),
-    };
-    let mut bytes = vec![0; HEAD_BYTES];
-    serde_json::to_writer(&mut bytes, &contents)?;
-    let (head, payload) = bytes.split_at_mut(HEAD_BYTES);
-    head[..8].copy_from_slice(&MAGIC);
-    head[8..12].copy_from_slice(&FORMAT.to_be_bytes());
-    head[12..20].copy_from_slice(&(payload.len() as u64).to_be_bytes());
-    head[20..].copy_from_slice(&Sha256::digest(payload));
-    Ok(bytes)
+    let mut bytes = io::Cursor::new(Vec::new());
+    encode_to(&mut bytes, table, region, now)?;
+    Ok(bytes.into_inner())
 }
 
 /// The snapshot in `bytes`.
@@ -164,33 +194,25 @@ pub fn decode(bytes: &[u8], region: &str) -> Result<Snapshot, SnapshotError> {
     from_contents(serde_json::from_slice(payload)?, region)
 }
 
-fn from_contents(contents: Contents, region: &str) -> Result<Snapshot, SnapshotError> {
+fn from_contents(contents: Contents<'_>, region: &str) -> Result<Snapshot, SnapshotError> {
     if contents.region != region {
         return Err(SnapshotError::Region(contents.region));
     }
-    let bytes_of = |text: &str| {
-        BASE64.decode(text).map_err(|_| SnapshotError::Damaged("a text is not base64"))
-    };
-    let intermediates: Result<Vec<_>, _> = contents
-        .intermediates
-        .iter()
-        .map(|text| bytes_of(text).map(CertificateDer::from))
-        .collect();
-    let intermediates = intermediates?;
+    let intermediates: Vec<CertificateDer<'_>> =
+        contents.intermediates.into_iter().map(|der| der.0.into_owned().into()).collect();
     let mut certificates = Vec::with_capacity(contents.certificates.len());
     for row in contents.certificates {
-        let mut chain = vec![CertificateDer::from(bytes_of(&row.leaf)?)];
+        let mut chain = vec![CertificateDer::from(row.leaf.0.into_owned())];
         for place in row.intermediates {
             let der = intermediates.get(place);
             chain.push(der.ok_or(SnapshotError::Damaged("a chain points nowhere"))?.clone());
         }
-        let sealed_key = bytes_of(&row.sealed_key)?;
         let certificate = SealedCertificate::new(
             row.id,
             row.site_id,
             &row.hostname,
             chain,
-            sealed_key,
+            row.sealed_key.0.into_owned(),
             row.not_after,
             row.version,
         );
@@ -206,15 +228,19 @@ fn from_contents(contents: Contents, region: &str) -> Result<Snapshot, SnapshotE
     Ok(Snapshot { table, taken_at })
 }
 
-/// Writes `bytes` to `path` so that there always is a whole file.
+/// Writes a snapshot of `table` to `path` so that there always is a whole file.
 ///
 /// # Errors
 /// When the file system refuses; what was there before still is, here or beside.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+pub fn write(
+    path: &Path,
+    table: &Table,
+    region: &str,
+    now: OffsetDateTime,
+) -> Result<(), SnapshotError> {
     let new = beside(path, "new");
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    encode_to(&file, table, region, now)?;
     file.sync_all()?;
     match fs::rename(path, beside(path, "previous")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -273,8 +299,7 @@ pub async fn keep(edge: Arc<Edge>, path: PathBuf, region: String) {
         let begun = Instant::now();
         let (table, path, region) = (edge.routes.load_full(), path.clone(), region.clone());
         let writing = tokio::task::spawn_blocking(move || {
-            let bytes = encode(&table, &region, OffsetDateTime::now_utc())?;
-            write(&path, &bytes)
+            write(&path, &table, &region, OffsetDateTime::now_utc())
         });
         match writing.await {
             Ok(Ok(())) => metrics::counter!("router_snapshots_written_total").increment(1),
@@ -299,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    fn bytes() -> Vec<u8> {
+    fn table() -> Table {
         let site_id = SiteId::generate();
         let routes = vec![RouteRow {
             hostname: "a.test".into(),
@@ -329,8 +354,11 @@ mod tests {
                 .expect("a chain");
         let reading =
             Reading { routes, certificates: vec![Arc::new(certificate)], ..Reading::default() };
-        let table = Table::default().merge(reading, true).expect("merges").table;
-        encode(&table, "r", OffsetDateTime::UNIX_EPOCH).expect("encodes")
+        Table::default().merge(reading, true).expect("merges").table
+    }
+
+    fn bytes() -> Vec<u8> {
+        encode(&table(), "r", OffsetDateTime::UNIX_EPOCH).expect("encodes")
     }
 
     #[test]
@@ -349,8 +377,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("routes");
         assert!(load(&path, "r").is_none());
-        write(&path, &bytes()).expect("writes");
-        write(&path, &bytes()).expect("writes");
+        write(&path, &table(), "r", OffsetDateTime::UNIX_EPOCH).expect("writes");
+        write(&path, &table(), "r", OffsetDateTime::UNIX_EPOCH).expect("writes");
         fs::write(&path, &bytes()[..100]).expect("is damaged");
         assert_eq!(load(&path, "r").map(|snapshot| snapshot.table.len()), Some(1));
         fs::remove_file(&path).expect("is removed");

@@ -21,7 +21,7 @@ use metrics::Counter;
 use tokio::{
     net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::{Duration, Instant, timeout},
 };
 
 use crate::{
@@ -40,6 +40,9 @@ pub mod transport;
 pub use breaker::Breaker;
 use http1::{Exchange, ExchangeError};
 use transport::Transport;
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// The connections to one instance.
 #[derive(Debug)]
@@ -222,8 +225,12 @@ impl Pool {
     /// Closes what is idle for too long; whether anything is left.
     fn sweep(&self, now: Instant) -> bool {
         let mut idle = self.lock();
-        idle.retain(|idle| {
-            now.duration_since(idle.since) < UPSTREAM_IDLE_TIMEOUT && idle.link.exchange.is_quiet()
+        idle.retain_mut(|idle| {
+            let rested = now.duration_since(idle.since);
+            if rested >= SWEEP {
+                idle.link.exchange.rest();
+            }
+            rested < UPSTREAM_IDLE_TIMEOUT && idle.link.exchange.is_quiet()
         });
         if idle.is_empty() {
             self.swept.store(false, Ordering::Relaxed);
@@ -242,9 +249,9 @@ impl Upstreams {
         }
     }
 
-    /// Closes idle connections for ever, looking every second.
+    /// Closes idle connections for ever.
     pub async fn sweep(&self) {
-        let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut seconds = tokio::time::interval(SWEEP);
         loop {
             seconds.tick().await;
             let now = Instant::now();

@@ -111,8 +111,8 @@ impl Drop for Running {
 /// Starts the router's binary with the table; `before` comes in front of the command line.
 pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) -> Running {
     let path = |name: &str| directory.join(name);
-    let bytes = snapshot::encode(table, REGION, OffsetDateTime::now_utc()).expect("encodes");
-    snapshot::write(&path("routes.snapshot"), &bytes).expect("writes");
+    let written = path("routes.snapshot");
+    snapshot::write(&written, table, REGION, OffsetDateTime::now_utc()).expect("writes");
     std::fs::write(path("ring.json"), makers.ring.to_json()).expect("writes");
     let ready = path("ready.json");
     let _ = std::fs::remove_file(&ready);

@@ -164,6 +164,11 @@ impl Exchange {
             && !self.sending.broken
     }
 
+    /// Nobody needs the connection for a while: gives back the memory that reading takes.
+    pub fn rest(&mut self) {
+        self.read = BytesMut::new();
+    }
+
     /// Whether the connection is as it was left, as far as this process was told.
     pub fn is_quiet(&self) -> bool {
         self.transport.is_quiet()
