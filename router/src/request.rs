@@ -232,7 +232,8 @@ fn authority(headers: &HeaderMap, asked: &Asked<'_>) -> Result<HeaderValue, Reas
             return Ok(header.clone());
         }
     }
-    HeaderValue::try_from(format!("{}{}", asked.host, asked.port)).map_err(|_| Reason::BadHost)
+    let text = Bytes::from([asked.host.as_bytes(), asked.port.as_bytes()].concat());
+    HeaderValue::from_maybe_shared(text).map_err(|_| Reason::BadHost)
 }
 
 fn moved(head: &Parts, hostname: &str, port: &str) -> Result<Response<Bytes>, Reason> {

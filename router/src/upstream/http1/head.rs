@@ -81,7 +81,7 @@ impl AnswerHead {
         }
         read.advance(length);
         let length = body_length(&headers)?;
-        let keeps_alive = keeps_alive(&headers, version);
+        let keeps_alive = take_persistence(&mut headers, version);
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = headers;
@@ -89,17 +89,25 @@ impl AnswerHead {
     }
 }
 
-fn keeps_alive(headers: &HeaderMap, version: Version) -> bool {
-    let mut keeps = version == Version::HTTP_11;
+/// Whether the connection may be used again. A `Connection` header that says no more than that is
+/// taken out, so that most answers need no cleaning later.
+fn take_persistence(headers: &mut HeaderMap, version: Version) -> bool {
+    let (mut keeps, mut closes, mut more) = (version == Version::HTTP_11, false, false);
     if headers.contains_key(CONNECTION) {
         for token in tokens(headers.get_all(CONNECTION)) {
             if token.eq_ignore_ascii_case("close") {
-                return false;
+                closes = true;
+            } else if token.eq_ignore_ascii_case("keep-alive") {
+                keeps = true;
+            } else {
+                more = true;
             }
-            keeps |= token.eq_ignore_ascii_case("keep-alive");
+        }
+        if !more {
+            headers.remove(CONNECTION);
         }
     }
-    keeps
+    keeps && !closes
 }
 
 fn body_length(headers: &HeaderMap) -> Result<Length, ExchangeError> {
