@@ -15,6 +15,8 @@ mod control_database;
 mod stack;
 #[path = "edge/handover.rs"]
 mod handover;
+#[path = "edge/siblings.rs"]
+mod siblings;
 
 use std::time::Duration;
 

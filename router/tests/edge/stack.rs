@@ -63,7 +63,7 @@ pub struct Stack {
     http: SocketAddr,
     admin: SocketAddr,
     named: Mutex<Vec<String>>,
-    limits: serde_json::Value,
+    settings: serde_json::Value,
 }
 
 impl Drop for Stack {
@@ -82,11 +82,16 @@ pub fn quit(child: &Child, signal: Signal) {
 
 impl Stack {
     pub async fn start() -> Self {
-        Self::start_with(serde_json::json!({})).await
+        Self::start_as(serde_json::json!({})).await
     }
 
     /// With `limits` in the router's configuration.
     pub async fn start_with(limits: serde_json::Value) -> Self {
+        Self::start_as(serde_json::json!({ "limits": limits })).await
+    }
+
+    /// With these fields in the router's configuration.
+    pub async fn start_as(settings: serde_json::Value) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ring = KeyRing::generate(REGION).expect("random bytes");
         std::fs::write(directory.path().join("ring.json"), ring.to_json()).expect("writes");
@@ -105,7 +110,7 @@ impl Stack {
             http: nowhere,
             admin: nowhere,
             named: Mutex::default(),
-            limits,
+            settings,
         };
         stack.add_certificate(None, PLATFORM).await;
         stack.start_router().await;
@@ -317,6 +322,14 @@ impl Stack {
         self.read_ready(None).await;
     }
 
+    /// Kills the router as the system would, and starts one anew.
+    pub async fn router_dies(&mut self) {
+        let mut child = self.router.take().expect("runs");
+        quit(&child, Signal::KILL);
+        child.wait().expect("ends");
+        self.start_router().await;
+    }
+
     /// Starts another router in the place of the one that runs. Returns the old one.
     pub async fn replace_router(&mut self) -> Child {
         let new = self.spawn_router(self.https);
@@ -327,7 +340,7 @@ impl Stack {
     }
 
     fn spawn_router(&self, https: SocketAddr) -> Child {
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "name": "router-test",
             "region": REGION,
             "platform_domain": PLATFORM,
@@ -341,9 +354,11 @@ impl Stack {
             "handover_socket": self.path("handover"),
             "log": "info",
             "drain_secs": 10,
-            "limits": self.limits,
             "workers": 2,
         });
+        for (name, value) in self.settings.as_object().expect("is an object") {
+            config[name] = value.clone();
+        }
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
         let log = std::fs::File::options().create(true).append(true).open(self.path("router.log"));
         Command::new(env!("CARGO_BIN_EXE_router"))
