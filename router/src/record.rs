@@ -62,7 +62,7 @@ impl Client {
         tls: bool,
         gone: Arc<WatchClient>,
     ) -> Self {
-        let Visitor { address, way, admission } = visitor;
+        let Visitor { address, way, admission, .. } = visitor;
         let address_header = HeaderValue::try_from(address.ip().to_string());
         Self {
             address,

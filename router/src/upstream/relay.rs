@@ -113,7 +113,7 @@ impl Relays {
         let connecting = async {
             let name =
                 ServerName::try_from(relayed.hostname.to_owned()).map_err(io::Error::other)?;
-            let header = passthrough::header(relayed.client, stream.local_addr(), true);
+            let header = passthrough::header(relayed.client, stream.local_addr(), true, None);
             stream.write_all(&header).await?;
             let stream = self.tls.connect(name, stream).await?;
             upstreams.handshake(stream).await
