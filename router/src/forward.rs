@@ -38,6 +38,7 @@ use crate::{
     record::{Client, Record},
     rejection::Reason,
     route_table::{Route, Site},
+    traces,
     upstream::{ConnectError, Connection, SendError},
 };
 
@@ -115,12 +116,15 @@ impl Forwarding<'_> {
             let mut connection = self.connection(&mut site, only_new_connections).await?;
             record.site = Some(Arc::clone(&site));
             let begun = Instant::now();
+            if let Some(waits) = connection.waits.take() {
+                record.waited(*waits, begun);
+            }
             let request = self.request(&site, &record.id)?;
             let outcome = self.send(&mut connection, request).await?;
             let again = record.retries < MAX_RETRIES;
             match outcome {
                 Ok(response) => {
-                    record.upstream = Some(begun.elapsed());
+                    record.answered_upstream(begun);
                     let Some(refusal) = Refusal::of(&response) else {
                         return Ok((response, connection));
                     };
@@ -194,11 +198,14 @@ impl Forwarding<'_> {
     /// while the site has none; nothing was sent so far.
     async fn connection(&self, site: &mut Arc<Site>, new: bool) -> Result<Connection, Reason> {
         let mut pause = FIRST_PAUSE;
+        // Since when nobody listens.
+        let mut since = None;
         loop {
             if self.is_elsewhere(site) {
                 return self.relay(site).await;
             }
             let Some(pool) = site.upstream.clone() else {
+                since.get_or_insert_with(Instant::now);
                 let patience = self.patience(START_PATIENCE)?;
                 let arrived = |route: &Route| route.site.upstream.is_some();
                 self.update(site, patience, arrived).await?;
@@ -208,7 +215,12 @@ impl Forwarding<'_> {
                 continue;
             };
             match pool.connection(&self.edge.upstreams, new).await {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    if let Some(since) = since {
+                        connection.waits.get_or_insert_default().start = Some(since.elapsed());
+                    }
+                    return Ok(connection);
+                }
                 Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
                 Err(ConnectError::Failing(_)) => {
                     self.edge.routes.nudge();
@@ -216,6 +228,7 @@ impl Forwarding<'_> {
                     return Err(Reason::Starting);
                 }
                 Err(ConnectError::NotListening(..)) => {
+                    since.get_or_insert_with(Instant::now);
                     let version = site.version;
                     self.edge.routes.nudge();
                     let patience = self.patience(pause).inspect_err(|_| {
@@ -315,6 +328,10 @@ impl Forwarding<'_> {
         };
         if self.is_elsewhere(site) {
             headers::stamp_relayed(request.headers_mut(), &stamp);
+            if self.edge.traces.is_none() {
+                // The router there believes what this one sends.
+                traces::forget(request.headers_mut());
+            }
         } else {
             headers::stamp(request.headers_mut(), &stamp);
         }

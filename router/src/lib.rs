@@ -33,6 +33,7 @@ pub mod request_id;
 pub mod access_log;
 pub mod admin;
 pub mod telemetry;
+pub mod traces;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -71,6 +72,7 @@ use route_table::RouteTable;
 use siblings::Siblings;
 use sockets::{Listener, Predecessor};
 use telemetry::Metrics;
+use traces::Traces;
 use upstream::{Upstreams, relay::Relays};
 use workers::Workers;
 
@@ -116,6 +118,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// One line for each request.
     pub log: AccessLog,
+    /// Spans of some requests, if anybody takes them.
+    pub traces: Option<Traces>,
     /// The port that redirects from plain HTTP name.
     pub https_port: u16,
     /// Connections and requests; stopping waits for them.
@@ -150,6 +154,7 @@ pub struct Router {
     passthrough: Option<TcpListener>,
     predecessor: Option<Predecessor>,
     sibling: Option<unix::UnixListener>,
+    exporter: Option<traces::Exporter>,
 }
 
 /// The contents of the ready file.
@@ -187,6 +192,7 @@ impl Router {
         let passthrough = config.passthrough_listen;
         let passthrough =
             passthrough.map(|address| bind("passthrough_listen", address)).transpose()?;
+        let (traces, exporter) = traces(&config)?.unzip();
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
@@ -208,6 +214,7 @@ impl Router {
             },
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
+            traces,
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -235,6 +242,7 @@ impl Router {
             passthrough,
             predecessor,
             sibling,
+            exporter,
         })
     }
 
@@ -258,6 +266,7 @@ impl Router {
         let source = RouteSource::new(Arc::clone(&edge), region, self.ring, self.database);
 
         let mut background = background(&edge, &config, source, self.metrics.clone(), sibling);
+        self.exporter.map(|exporter| background.spawn(exporter.run()));
         let speaks = [
             (Some(&https), Speaks::Https(Arc::clone(&tls))),
             (Some(&http), Speaks::Http),
@@ -327,6 +336,13 @@ fn others(
     let predecessor =
         Predecessor::ask(path).with_context(|| format!("handover_socket: {}", path.display()))?;
     Ok((siblings, sibling, predecessor))
+}
+
+fn traces(config: &Config) -> anyhow::Result<Option<(Traces, traces::Exporter)>> {
+    let Some(settings) = &config.traces else { return Ok(None) };
+    let roots = upstream::relay::roots(config.trusted_roots.as_deref())?;
+    let made = Traces::new(settings, &config.name, &config.region, roots);
+    made.context("traces: cannot be sent there").map(Some)
 }
 
 fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
@@ -459,6 +475,9 @@ async fn drain(edge: &Edge, config: &Config, replaced: bool) {
         tracing::warn!(connections = edge.tasks.len(), "stopping before everything was finished");
     }
     edge.log.finish();
+    if let Some(traces) = &edge.traces {
+        traces.finish().await;
+    }
     if !replaced {
         // The file says that the router listens, and that is over.
         let _ = std::fs::remove_file(&config.ready_file);

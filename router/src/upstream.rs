@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Duration, Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -43,7 +43,7 @@ pub use breaker::Breaker;
 use watched::{Traffic, Watched};
 
 /// How long a connection that was just given back may take to become ready again.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// The connections to one instance.
 #[derive(Debug)]
@@ -121,6 +121,19 @@ pub struct Connection {
     pool: Option<Arc<Pool>>,
     reused: bool,
     permit: Option<OwnedSemaphorePermit>,
+    /// What was waited for until it was there; nothing for most.
+    pub waits: Option<Box<Waits>>,
+}
+
+/// What a request waited for before it could be sent; nothing where it had not to wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waits {
+    /// All connections were in use.
+    pub queue: Option<Duration>,
+    /// There was no instance that listened.
+    pub start: Option<Duration>,
+    /// A connection was made.
+    pub connect: Option<Duration>,
 }
 
 impl Pool {
@@ -156,26 +169,36 @@ impl Pool {
         upstreams: &Upstreams,
         new: bool,
     ) -> Result<Connection, ConnectError> {
+        let mut waits: Option<Box<Waits>> = None;
         let permit = match Arc::clone(&self.in_use).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
+                let begun = Instant::now();
                 let waiting = Arc::clone(&self.in_use).acquire_owned();
-                match timeout(UPSTREAM_QUEUE_TIMEOUT, waiting).await {
+                let permit = match timeout(UPSTREAM_QUEUE_TIMEOUT, waiting).await {
                     Ok(Ok(permit)) => permit,
                     _ => return Err(ConnectError::Busy(self.address.clone())),
-                }
+                };
+                waits.get_or_insert_default().queue = Some(begun.elapsed());
+                permit
             }
         };
         let idle = if new { None } else { self.idle_link().await };
         let (link, reused) = match idle {
             Some(link) => (link, true),
-            None => (self.connect(upstreams).await?, false),
+            None => {
+                let begun = Instant::now();
+                let link = self.connect(upstreams).await?;
+                waits.get_or_insert_default().connect = Some(begun.elapsed());
+                (link, false)
+            }
         };
         Ok(Connection {
             link: Some(link),
             pool: Some(Arc::clone(self)),
             reused,
             permit: Some(permit),
+            waits,
         })
     }
 
@@ -238,7 +261,7 @@ impl Upstreams {
 
     /// Closes idle connections for ever, looking every second.
     pub async fn sweep(&self) {
-        let mut seconds = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
         loop {
             seconds.tick().await;
             let now = Instant::now();

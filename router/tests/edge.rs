@@ -17,6 +17,10 @@ mod stack;
 mod handover;
 #[path = "edge/siblings.rs"]
 mod siblings;
+#[path = "edge/collector.rs"]
+mod collector;
+#[path = "edge/traces.rs"]
+mod traces;
 
 use std::time::Duration;
 

@@ -419,6 +419,15 @@ impl Stack {
         Doors { https: self.https, authority: self.issuer.der().clone() }
     }
 
+    /// A client with this address.
+    pub async fn connect_from(&self, source: &str, server_name: &str) -> Stream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let source = SocketAddr::new(source.parse().expect("an address"), 0);
+        socket.bind(source).expect("binds");
+        let tcp = socket.connect(self.https).await.expect("connects");
+        Stream::tls_over(tcp, server_name, self.issuer.der()).await.expect("a handshake")
+    }
+
     pub async fn try_connect(&self, server_name: &str) -> std::io::Result<Stream> {
         Stream::tls(self.https, server_name, self.issuer.der(), true).await
     }
@@ -442,6 +451,20 @@ impl Stack {
     pub async fn admin(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         Stream::plain(self.admin).await.exchange(request.as_bytes()).await.body
+    }
+
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.admin("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or_default()
+    }
+
+    pub async fn metric_above(&self, name: &str, least: f64) {
+        let begun = Instant::now();
+        while self.metric(name).await <= least {
+            assert!(begun.elapsed() < PATIENCE, "{name} stays: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until the router knows the hostname, with a certificate of its own.
