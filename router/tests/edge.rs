@@ -13,6 +13,8 @@ mod client;
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
+#[path = "edge/told.rs"]
+mod told;
 #[path = "edge/handover.rs"]
 mod handover;
 #[path = "edge/siblings.rs"]
@@ -21,6 +23,8 @@ mod siblings;
 mod collector;
 #[path = "edge/traces.rs"]
 mod traces;
+#[path = "edge/many.rs"]
+mod many;
 
 use std::time::Duration;
 

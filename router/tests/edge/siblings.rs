@@ -83,19 +83,6 @@ impl Stack {
         stream
     }
 
-    /// The status of all processes, once it is as wished.
-    async fn status_until(&self, wished: impl Fn(&Value) -> bool) -> Value {
-        let begun = std::time::Instant::now();
-        loop {
-            let text = self.admin("/status").await;
-            let status: Value = serde_json::from_str(&text).expect("is JSON");
-            if wished(&status) {
-                return status;
-            }
-            assert!(begun.elapsed().as_secs() < 30, "still {status}");
-        }
-    }
-
     async fn status(&self) -> Value {
         let tells = |process: &Value| process["problem"].is_null();
         let others = |status: &Value| status["other_processes"].as_array().cloned();

@@ -287,24 +287,6 @@ impl Stack {
             .expect("is updated");
     }
 
-    /// What the router says of a site, once it is as wished.
-    pub async fn site_until(
-        &self,
-        site: &Site,
-        wished: impl Fn(&serde_json::Value) -> bool,
-    ) -> serde_json::Value {
-        let begun = Instant::now();
-        loop {
-            let text = self.admin(&format!("/sites/{}", site.id)).await;
-            let seen = serde_json::from_str(&text).unwrap_or_default();
-            if wished(&seen) {
-                return seen;
-            }
-            assert!(begun.elapsed() < PATIENCE, "still {seen}: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// Memory of the router, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let id = self.router.as_ref().expect("runs").id();
@@ -444,6 +426,11 @@ impl Stack {
         Stream::raw_http2(self.https, server_name, self.issuer.der()).await
     }
 
+    /// An open connection without TLS.
+    pub async fn plain(&self) -> Stream {
+        Stream::plain(self.http).await
+    }
+
     pub async fn http(&self, request: &[u8]) -> Answer {
         Stream::plain(self.http).await.exchange(request).await
     }
@@ -451,20 +438,6 @@ impl Stack {
     pub async fn admin(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         Stream::plain(self.admin).await.exchange(request.as_bytes()).await.body
-    }
-
-    pub async fn metric(&self, name: &str) -> f64 {
-        let text = self.admin("/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        line.unwrap_or_default()
-    }
-
-    pub async fn metric_above(&self, name: &str, least: f64) {
-        let begun = Instant::now();
-        while self.metric(name).await <= least {
-            assert!(begun.elapsed() < PATIENCE, "{name} stays: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 
     /// Waits until the router knows the hostname, with a certificate of its own.
