@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use provisioner_api::routers::{RouterStatus, SiteTraffic};
+use provisioner_api::routers::{RouterProcess, RouterStatus, SiteTraffic};
 use serde::Serialize;
 
 use crate::{
@@ -187,10 +187,29 @@ fn state(router: &Seen) -> Cell {
     match &router.status {
         None => Cell::toned(router.problem.as_deref().unwrap_or("does not answer"), Tone::Bad),
         Some(status) if status.stopping => Cell::toned("stopping", Tone::Busy),
-        Some(status) => match &status.table.problem {
-            Some(problem) => Cell::toned(problem.as_str(), Tone::Bad),
-            None => Cell::toned("fine", Tone::Good),
-        },
+        Some(status) => {
+            let others = &status.other_processes;
+            let silent = others.iter().find_map(|process| process.problem.as_ref());
+            match status.table.problem.as_ref().or(silent) {
+                Some(problem) => Cell::toned(problem.as_str(), Tone::Bad),
+                None if others.is_empty() => Cell::toned("fine", Tone::Good),
+                None => Cell::toned(changing(others), Tone::Busy),
+            }
+        }
+    }
+}
+
+/// What processes do beside the one that tells.
+fn changing(others: &[RouterProcess]) -> String {
+    let stopping: Vec<_> = others.iter().filter(|process| process.stopping).collect();
+    if stopping.is_empty() {
+        return "another process starts".to_owned();
+    }
+    let left = stopping.iter().map(|process| process.requests_in_flight + process.tunnels).sum();
+    match (left, stopping.len()) {
+        (0_u64, _) => "the one before ends".to_owned(),
+        (left, 1) => format!("the one before finishes {left}"),
+        (left, before) => format!("{before} before finish {left}"),
     }
 }
 

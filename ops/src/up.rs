@@ -68,6 +68,13 @@ pub struct UpArgs {
     /// Whom the ACME authority may write to
     #[arg(long, value_name = "MAIL", requires = "acme_directory")]
     pub acme_contact: Option<String>,
+    /// Send spans of requests to this OpenTelemetry collector (OTLP over HTTP), as
+    /// http://127.0.0.1:4318/v1/traces
+    #[arg(long, value_name = "URL")]
+    pub traces_endpoint: Option<String>,
+    /// Which part of the requests these are, 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "N", requires = "traces_endpoint", value_parser = part)]
+    pub traces_ratio: Option<f64>,
     /// Make no demo sites on the first run
     #[arg(long)]
     pub no_demo: bool,
@@ -83,6 +90,11 @@ pub struct UpArgs {
     /// When started by root: run as this user [default: ta3lem, postgres or nobody]
     #[arg(long, value_name = "USER")]
     pub run_as: Option<String>,
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "must be between 0 and 1".to_owned())
 }
 
 impl UpArgs {
@@ -105,6 +117,12 @@ impl UpArgs {
         }
         if let Some(mail) = &self.acme_contact {
             arguments.extend(["--acme-contact".into(), mail.into()]);
+        }
+        if let Some(url) = &self.traces_endpoint {
+            arguments.extend(["--traces-endpoint".into(), url.into()]);
+        }
+        if let Some(ratio) = self.traces_ratio {
+            arguments.extend(["--traces-ratio".into(), ratio.to_string().into()]);
         }
         let flags = [("--no-demo", self.no_demo), ("--reset", self.reset), ("--yes", self.yes)];
         arguments.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| OsString::from(flag)));

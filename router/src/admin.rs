@@ -1,7 +1,8 @@
 //! The private listener: whether the router lives and is ready, its metrics, and what it knows of one
-//! hostname or challenge, of one site and of all. It changes nothing.
+//! hostname or challenge, of one site and of all. It changes nothing. What is counted of sites is
+//! counted over all processes of the router.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -12,7 +13,9 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     time::{Duration, sleep},
 };
@@ -40,25 +43,48 @@ pub async fn serve(edge: Arc<Edge>, listener: TcpListener, metrics: PrometheusHa
         };
         let (edge, metrics) = (Arc::clone(&edge), metrics.clone());
         // Not among the tasks that stopping waits for: a probe may keep its connection.
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&edge, &metrics, &request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the admin listener ended");
-            }
-        });
+        tokio::spawn(connection(edge, stream, metrics, Scope::Router));
     }
 }
 
-fn answer(
+/// Whose numbers are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All processes of this router.
+    Router,
+    /// This process alone.
+    Process,
+}
+
+/// Answers on one connection. Once another router has taken over, whoever keeps one comes to that.
+pub async fn connection<S>(edge: Arc<Edge>, stream: S, metrics: PrometheusHandle, scope: Scope)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(async |request| {
+        Ok::<_, Infallible>(answer(&edge, &metrics, scope, &request).await)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = &mut connection => outcome,
+        () = edge.replaced.cancelled(), if scope == Scope::Router => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection to the admin listener ended");
+    }
+}
+
+async fn answer(
     edge: &Edge,
     metrics: &PrometheusHandle,
+    scope: Scope,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -74,9 +100,12 @@ fn answer(
             measure(edge);
             respond(StatusCode::OK, PROMETHEUS, metrics.render())
         }
-        "/status" => respond(StatusCode::OK, JSON, status::status(edge).to_string()),
-        path => detail(edge, path)
-            .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is no such page\n")),
+        "/status" => document(&status::status(edge, scope).await),
+        path => match path.strip_prefix("/sites/") {
+            Some(id) => site(edge, scope, id).await,
+            None => detail(edge, path)
+                .unwrap_or_else(|| text(StatusCode::NOT_FOUND, "there is no such page\n")),
+        },
     }
 }
 
@@ -84,9 +113,6 @@ fn answer(
 fn detail(edge: &Edge, path: &str) -> Option<Response<Full<Bytes>>> {
     if let Some(hostname) = path.strip_prefix("/routes/") {
         return Some(route(edge, hostname));
-    }
-    if let Some(id) = path.strip_prefix("/sites/") {
-        return Some(site(edge, id));
     }
     let challenge = path.strip_prefix("/challenges/")?;
     let table = edge.routes.load();
@@ -157,11 +183,21 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
     respond(StatusCode::OK, JSON, body.to_string())
 }
 
-fn site(edge: &Edge, id: &str) -> Response<Full<Bytes>> {
-    let known = id.parse().ok().and_then(|id| status::site(edge, id));
+async fn site(edge: &Edge, scope: Scope, id: &str) -> Response<Full<Bytes>> {
+    let known = match id.parse() {
+        Ok(id) => status::site(edge, scope, id).await,
+        Err(_) => None,
+    };
     match known {
-        Some(body) => respond(StatusCode::OK, JSON, body.to_string()),
+        Some(site) => document(&site),
         None => respond(StatusCode::NOT_FOUND, JSON, "{\"title\":\"no such site is routed here\"}"),
+    }
+}
+
+fn document(contents: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(contents) {
+        Ok(body) => respond(StatusCode::OK, JSON, body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 

@@ -71,6 +71,20 @@ pub struct Visitor {
     pub way: Way,
     /// What the address may take.
     pub admission: Admission,
+    /// The version of the site by which another router passed it on.
+    pub version: Option<i64>,
+}
+
+impl Visitor {
+    /// Whether the connection may go on to where the site is at home by its `version`: only by newer
+    /// news than brought it here, so that it can never go round.
+    fn may_go_on(&self, version: Option<i64>) -> bool {
+        match self.way {
+            Way::Straight => true,
+            Way::PassedOn => self.version.is_some_and(|known| version > Some(known)),
+            Way::Relayed => false,
+        }
+    }
 }
 
 /// Whose connection it is, and the rest of what its peer said about it.
@@ -90,24 +104,24 @@ pub async fn whose(
         Entrance::Private => true,
         Entrance::Public => among(&edge.trusted.balancers),
     };
-    let admitted = |address: SocketAddr, way| {
+    let admitted = |address: SocketAddr, way, version| {
         let admission = edge.addresses.admit(address.ip()).ok_or(NotTaken::TooManyConnections)?;
-        Ok(Visitor { address, way, admission })
+        Ok(Visitor { address, way, admission, version })
     };
     if !begins_with_header {
-        return admitted(peer, Way::Straight);
+        return admitted(peer, Way::Straight, None);
     }
     let header = match timeout(PROXY_HEADER_TIMEOUT, proxy_protocol::read(stream)).await {
         Ok(read) => read.map_err(NotTaken::Header)?,
         Err(_) => return Err(NotTaken::Header(std::io::ErrorKind::TimedOut.into())),
     };
-    let Header { source, relayed } = header;
+    let Header { source, relayed, version } = header;
     let way = match entrance {
         Entrance::Public => Way::Straight,
         Entrance::Private if relayed => Way::Relayed,
         Entrance::Private => Way::PassedOn,
     };
-    admitted(source.unwrap_or(peer), way)
+    admitted(source.unwrap_or(peer), way, version)
 }
 
 /// What becomes of a TLS connection.
@@ -128,6 +142,8 @@ pub enum Arrived {
         hostname: Box<str>,
         /// The region.
         region: String,
+        /// The version of the site that says so.
+        version: Option<i64>,
     },
 }
 
@@ -147,14 +163,16 @@ pub async fn tls(
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let hello = tls::hello(&mut stream, deadline).await?;
     let end = match end_of(edge, &hello) {
-        End::Elsewhere(_) if visitor.way != Way::Straight => arrives(edge, &hello).await?,
+        End::Elsewhere(_, version) if !visitor.may_go_on(version) => {
+            arrives(edge, &hello, &visitor).await?
+        }
         end => end,
     };
     match end {
-        End::Elsewhere(region) => {
+        End::Elsewhere(region, version) => {
             let Hello { bytes: said, server_name, .. } = hello;
             let hostname = server_name.unwrap_or_default();
-            Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region })
+            Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region, version })
         }
         End::Proof(certificate) => {
             tls::prove(stream, hello, certificate, deadline).await?;
@@ -176,7 +194,8 @@ pub async fn tls(
 enum End {
     Here,
     Proof(Arc<CertifiedKey>),
-    Elsewhere(String),
+    /// In this region, as this version of the site says.
+    Elsewhere(String, Option<i64>),
 }
 
 fn end_of(edge: &Edge, hello: &Hello) -> End {
@@ -187,7 +206,7 @@ fn end_of(edge: &Edge, hello: &Hello) -> End {
         let Some(challenge) = table.challenges.tls_alpn(server_name) else { return End::Here };
         return match &challenge.proof {
             Proof::TlsAlpn { region, .. } if **region != *edge.region => {
-                End::Elsewhere(region.to_string())
+                End::Elsewhere(region.to_string(), None)
             }
             Proof::TlsAlpn { certificate, .. } => {
                 edge.certificates.open_challenge(certificate).map_or(End::Here, End::Proof)
@@ -197,21 +216,21 @@ fn end_of(edge: &Edge, hello: &Hello) -> End {
     }
     match table.route(server_name) {
         Some(route) if route.site.region != edge.region => {
-            End::Elsewhere(route.site.region.clone())
+            End::Elsewhere(route.site.region.clone(), Some(route.site.version))
         }
         _ => End::Here,
     }
 }
 
-/// Waits for the news that the site is at home here, which another router knows already. What was
-/// passed on once goes no further, so that it can never go round.
-async fn arrives(edge: &Edge, hello: &Hello) -> Result<End, NotTaken> {
+/// Waits for the news that the site is at home here, which another router knows already, or for newer
+/// news than that router has.
+async fn arrives(edge: &Edge, hello: &Hello, visitor: &Visitor) -> Result<End, NotTaken> {
     let mut changes = edge.routes.watch();
     edge.routes.nudge();
     let waiting = async {
         loop {
             match end_of(edge, hello) {
-                End::Elsewhere(_) => {}
+                End::Elsewhere(_, version) if !visitor.may_go_on(version) => {}
                 end => return Ok(end),
             }
             if changes.changed().await.is_err() {

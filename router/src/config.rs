@@ -12,7 +12,7 @@ use control_types::Hostname;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::limits::Limits;
+use crate::{limits::Limits, traces};
 
 pub mod network;
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub limits: Limits,
     /// Threads that serve connections; as many as there are cores when absent.
     pub workers: usize,
+    /// Where spans of requests go; nowhere without it.
+    pub traces: Option<traces::Settings>,
     /// Where the next router asks for this one's sockets; without it there is no handover.
     pub handover_socket: Option<PathBuf>,
 }
@@ -108,6 +110,7 @@ impl Config {
         let log = fields.optional("log", "a log filter").unwrap_or_else(|| "info".to_owned());
         let drain_secs = fields.optional("drain_secs", "a number of seconds").unwrap_or(30_u32);
         let limits = fields.limits();
+        let traces = fields.traces();
         let workers: Option<u16> = fields.optional("workers", "a number of threads");
         if workers == Some(0) {
             fields.mistakes.push("workers: at least one thread must serve".to_owned());
@@ -143,6 +146,7 @@ impl Config {
                 log,
                 drain: Duration::from_secs(drain_secs.into()),
                 limits,
+                traces,
                 workers: workers.map_or_else(cores, usize::from),
                 handover_socket,
             })
@@ -200,6 +204,20 @@ impl Fields {
         }
     }
 
+    fn traces(&mut self) -> Option<traces::Settings> {
+        let value = self.fields.remove("traces")?;
+        match serde_json::from_value::<traces::Settings>(value) {
+            Ok(settings) => {
+                self.mistakes.extend(settings.mistakes());
+                Some(settings)
+            }
+            Err(error) => {
+                self.mistakes.push(format!("traces: {error}"));
+                None
+            }
+        }
+    }
+
     fn finish(mut self) -> Vec<String> {
         for name in self.fields.keys() {
             self.mistakes.push(format!("{name}: there is no such field"));
@@ -252,5 +270,27 @@ mod tests {
             assert!(mistakes.contains(name), "{name} in {mistakes}");
         }
         assert!(!mistakes.contains("hush"));
+    }
+
+    #[test]
+    fn traces_go_somewhere_or_nowhere() {
+        let with = |traces: &str| {
+            Config::parse(&GOOD.replace("\"log\"", &format!("\"traces\":{traces},\"log\"")))
+        };
+        assert!(Config::parse(GOOD).expect("parses").traces.is_none());
+        let settings = with(r#"{"endpoint":"http://[::1]:4318/v1/traces","ratio":1}"#);
+        let settings = settings.expect("parses").traces.expect("are set");
+        assert_eq!((settings.endpoint.host(), settings.ratio), (Some("[::1]"), 1.0));
+        for (bad, named) in [
+            (r#"{"ratio":0.5}"#, "endpoint"),
+            (r#"{"endpoint":"collector:4318"}"#, "traces.endpoint"),
+            (r#"{"endpoint":"ftp://collector/"}"#, "traces.endpoint"),
+            (r#"{"endpoint":"http://c/","ratio":1.5}"#, "traces.ratio"),
+            (r#"{"endpoint":"http://c/","parents_from":["x"]}"#, "network"),
+            (r#"{"endpoint":"http://c/","colour":1}"#, "colour"),
+        ] {
+            let mistakes = with(bad).expect_err("is refused").join("\n");
+            assert!(mistakes.contains(named), "{named} in {mistakes}");
+        }
     }
 }

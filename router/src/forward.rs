@@ -112,11 +112,14 @@ impl Forwarding<'_> {
             let mut connection = self.connection(&mut site, wanted).await?;
             record.site = Some(Arc::clone(&site));
             let begun = Instant::now();
+            if let Some(waits) = connection.waits.take() {
+                record.waited(*waits, begun);
+            }
             let outcome = self.send(&mut connection, &site, &record.id, begun).await?;
             let again = record.retries < MAX_RETRIES;
             match outcome {
                 Ok(response) => {
-                    record.upstream = Some(begun.elapsed());
+                    record.answered_upstream(begun);
                     let Some(refusal) = Refusal::of(&response) else {
                         return Ok((response, connection));
                     };
@@ -194,11 +197,14 @@ impl Forwarding<'_> {
     /// while the site has none; nothing was sent so far.
     async fn connection(&self, site: &mut Arc<Site>, wanted: Wanted) -> Result<Connection, Reason> {
         let mut pause = FIRST_PAUSE;
+        // Since when nobody listens.
+        let mut since = None;
         loop {
             if self.is_elsewhere(site) {
                 return Box::pin(self.relay(site)).await;
             }
             let Some(pool) = site.upstream.clone() else {
+                since.get_or_insert_with(Instant::now);
                 let patience = self.patience(START_PATIENCE)?;
                 let arrived = |route: &Route| route.site.upstream.is_some();
                 Box::pin(self.update(site, patience, arrived)).await?;
@@ -208,7 +214,12 @@ impl Forwarding<'_> {
                 continue;
             };
             match pool.connection(&self.edge.upstreams, wanted).await {
-                Ok(connection) => return Ok(connection),
+                Ok(mut connection) => {
+                    if let Some(since) = since {
+                        connection.waits.get_or_insert_default().start = Some(since.elapsed());
+                    }
+                    return Ok(connection);
+                }
                 Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
                 Err(ConnectError::Failing(_)) => {
                     self.edge.routes.nudge();
@@ -216,6 +227,7 @@ impl Forwarding<'_> {
                     return Err(Reason::Starting);
                 }
                 Err(ConnectError::NotListening(..)) => {
+                    since.get_or_insert_with(Instant::now);
                     let version = site.version;
                     self.edge.routes.nudge();
                     let patience = self.patience(pause).inspect_err(|_| {
@@ -312,6 +324,7 @@ impl Forwarding<'_> {
             generation: &site.generation_header,
             websocket: self.websocket,
             relayed: self.is_elsewhere(site),
+            traced: self.edge.traces.is_some(),
         };
         headers::write(to, &self.head.headers, &stamp);
     }

@@ -159,7 +159,7 @@ async fn held(
     };
     let outcome = timeout_at(end, waiting).await;
     drop(watched);
-    record.held = Some(record.held.unwrap_or_default() + begun.elapsed());
+    record.was_held(begun);
     record.in_flight = Some(InFlight::begin(&site.traffic));
     drop(place);
     if outcome.is_err() {

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod sockets;
+pub mod siblings;
 pub mod workers;
 pub mod watchdog;
 pub mod listener;
@@ -32,10 +33,11 @@ pub mod request_id;
 pub mod access_log;
 pub mod admin;
 pub mod telemetry;
+pub mod traces;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixStream,
+    os::unix::net::{self as unix, UnixStream},
     path::Path,
     pin::pin,
     sync::{Arc, OnceLock, atomic::AtomicU64},
@@ -67,8 +69,10 @@ use listener::{Door, Speaks};
 use passthrough::Neighbours;
 use route_source::{Freshness, RouteSource};
 use route_table::RouteTable;
+use siblings::Siblings;
 use sockets::{Listener, Predecessor};
 use telemetry::Metrics;
+use traces::Traces;
 use upstream::{Upstreams, relay::Relays};
 use workers::Workers;
 
@@ -98,6 +102,8 @@ pub struct Edge {
     pub held: AllHeld,
     /// Connections of clients.
     pub connections: AtomicU64,
+    /// The other processes of this router.
+    pub siblings: Siblings,
     /// When the process began.
     pub begun: tokio::time::Instant,
     /// Connections to instances.
@@ -112,6 +118,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// One line for each request.
     pub log: AccessLog,
+    /// Spans of some requests, if anybody takes them.
+    pub traces: Option<Traces>,
     /// The port that redirects from plain HTTP name.
     pub https_port: u16,
     /// Connections and requests; stopping waits for them.
@@ -145,6 +153,8 @@ pub struct Router {
     admin: TcpListener,
     passthrough: Option<TcpListener>,
     predecessor: Option<Predecessor>,
+    sibling: Option<unix::UnixListener>,
+    exporter: Option<traces::Exporter>,
 }
 
 /// The contents of the ready file.
@@ -174,11 +184,7 @@ impl Router {
             config.region,
         );
         let database = database(&config)?;
-        let mut predecessor = None;
-        if let Some(path) = &config.handover_socket {
-            predecessor = Predecessor::ask(path)
-                .with_context(|| format!("handover_socket: {}", path.display()))?;
-        }
+        let (siblings, sibling, mut predecessor) = others(config.handover_socket.as_deref())?;
         let mut bind = |field, address| bind(field, address, predecessor.as_mut());
         let https = bind("https_listen", config.https_listen)?;
         let http = bind("http_listen", config.http_listen)?;
@@ -186,6 +192,7 @@ impl Router {
         let passthrough = config.passthrough_listen;
         let passthrough =
             passthrough.map(|address| bind("passthrough_listen", address)).transpose()?;
+        let (traces, exporter) = traces(&config)?.unzip();
         let edge = Arc::new(Edge {
             region: config.region.clone(),
             routes: Arc::default(),
@@ -196,6 +203,7 @@ impl Router {
             limits: config.limits.clone(),
             held: AllHeld::default(),
             connections: AtomicU64::new(0),
+            siblings,
             begun: tokio::time::Instant::now(),
             upstreams: Upstreams::new(),
             neighbours: Neighbours::default(),
@@ -206,6 +214,7 @@ impl Router {
             },
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
+            traces,
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -232,6 +241,8 @@ impl Router {
             admin,
             passthrough,
             predecessor,
+            sibling,
+            exporter,
         })
     }
 
@@ -248,11 +259,14 @@ impl Router {
             passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
         };
         let Self { edge, config, tls, https, http, admin, passthrough, predecessor, .. } = self;
+        let private = tokio::net::TcpListener::from_std(admin.try_clone()?)?;
+        let sibling = self.sibling.map(UnixListener::from_std).transpose()?;
         let mut stop = pin!(stop);
         let region = config.region.clone();
         let source = RouteSource::new(Arc::clone(&edge), region, self.ring, self.database);
 
-        let mut background = background(&edge, &config, source, self.metrics, admin.try_clone()?)?;
+        let mut background = background(&edge, &config, source, self.metrics.clone(), sibling);
+        self.exporter.map(|exporter| background.spawn(exporter.run()));
         let speaks = [
             (Some(&https), Speaks::Https(Arc::clone(&tls))),
             (Some(&http), Speaks::Http),
@@ -263,9 +277,13 @@ impl Router {
             // It serves meanwhile: whoever comes here too early would find no certificate.
             tokio::select! {
                 () = ready_to_serve(&edge) => {}
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    edge.siblings.leave();
+                    return Ok(());
+                }
             }
         }
+        background.spawn(admin::serve(Arc::clone(&edge), private, self.metrics));
         let mut workers = Workers::start(&edge, config.workers, &doors)?;
         drop(doors);
         watchdog::watch(&workers.hearts)?;
@@ -281,10 +299,7 @@ impl Router {
         let listeners = listeners.collect();
 
         if let Some(predecessor) = predecessor {
-            match predecessor.replace() {
-                Ok(()) => tracing::info!("took over from the router before"),
-                Err(error) => tracing::warn!(%error, "the router before has gone"),
-            }
+            take_over(predecessor);
         }
         let successor = match &config.handover_socket {
             Some(path) => Some(UnixListener::from_std(sockets::wait_at(path)?)?),
@@ -305,8 +320,29 @@ impl Router {
         drain(&edge, &config, replaced).await;
         // What the drain did not finish is cut.
         workers.cut();
+        edge.siblings.leave();
         outcome
     }
+}
+
+/// The other processes of this router, and the one among them that is to be replaced.
+fn others(
+    handover: Option<&Path>,
+) -> anyhow::Result<(Siblings, Option<unix::UnixListener>, Option<Predecessor>)> {
+    // Before anything is read or asked: see there.
+    let (siblings, sibling) =
+        Siblings::listen(handover).context("handover_socket: cannot listen beside it")?;
+    let Some(path) = handover else { return Ok((siblings, sibling, None)) };
+    let predecessor =
+        Predecessor::ask(path).with_context(|| format!("handover_socket: {}", path.display()))?;
+    Ok((siblings, sibling, predecessor))
+}
+
+fn traces(config: &Config) -> anyhow::Result<Option<(Traces, traces::Exporter)>> {
+    let Some(settings) = &config.traces else { return Ok(None) };
+    let roots = upstream::relay::roots(config.trusted_roots.as_deref())?;
+    let made = Traces::new(settings, &config.name, &config.region, roots);
+    made.context("traces: cannot be sent there").map(Some)
 }
 
 fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
@@ -333,8 +369,8 @@ fn background(
     config: &Config,
     source: RouteSource,
     metrics: PrometheusHandle,
-    admin: TcpListener,
-) -> std::io::Result<JoinSet<()>> {
+    sibling: Option<UnixListener>,
+) -> JoinSet<()> {
     let mut background = JoinSet::new();
     background.spawn(source.run());
     background.spawn(route_source::listen(Arc::clone(edge), config.control_database_url.clone()));
@@ -344,12 +380,20 @@ fn background(
         config.region.clone(),
     ));
     background.spawn(telemetry::upkeep(metrics.clone()));
-    let private = tokio::net::TcpListener::from_std(admin)?;
-    background.spawn(admin::serve(Arc::clone(edge), private, metrics));
+    if let Some(sibling) = sibling {
+        background.spawn(siblings::serve(Arc::clone(edge), sibling, metrics));
+    }
     background.spawn(hold::watch(Arc::clone(edge)));
     let sweeping = Arc::clone(edge);
     background.spawn(async move { sweeping.upstreams.sweep().await });
-    Ok(background)
+    background
+}
+
+fn take_over(predecessor: Predecessor) {
+    match predecessor.replace() {
+        Ok(()) => tracing::info!("took over from the router before"),
+        Err(error) => tracing::warn!(%error, "the router before has gone"),
+    }
 }
 
 async fn ready_to_serve(edge: &Edge) {
@@ -422,10 +466,18 @@ async fn drain(edge: &Edge, config: &Config, replaced: bool) {
     }
     edge.stopping.cancel();
     edge.tasks.close();
-    if timeout(config.drain, edge.tasks.wait()).await.is_err() {
+    let mut finished = timeout(config.drain, edge.tasks.wait()).await;
+    if finished.is_err() && replaced && edge.held.number() > 0 {
+        // They wait by order, and the next router serves: they have the time that they were promised.
+        finished = timeout(edge.limits.longest_hold(), edge.tasks.wait()).await;
+    }
+    if finished.is_err() {
         tracing::warn!(connections = edge.tasks.len(), "stopping before everything was finished");
     }
     edge.log.finish();
+    if let Some(traces) = &edge.traces {
+        traces.finish().await;
+    }
     if !replaced {
         // The file says that the router listens, and that is over.
         let _ = std::fs::remove_file(&config.ready_file);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub mod addresses;
 pub mod gcra;
 
-use crate::config::network::Network;
+use crate::{config::network::Network, route_source::NEWS_BOUND};
 use gcra::Rate;
 
 /// A client must have said its ClientHello, and finished the handshake, within this.
@@ -39,8 +39,9 @@ pub const PASSTHROUGH_IDLE_TIMEOUT: Duration = Duration::from_secs(3_660);
 pub const PASSTHROUGH_FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A router of another region must accept a connection within this; then the next one is tried.
 pub const EDGE_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A router of another region must have finished the handshake of a relayed request within this.
-pub const RELAY_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A router of another region must have finished the handshake of a relayed request within this: it
+/// may have to wait for the news first.
+pub const RELAY_HANDSHAKE_TIMEOUT: Duration = REFRESH_PATIENCE.saturating_add(CONNECT_TIMEOUT);
 /// Most requests of one site that are relayed to another region at once.
 pub const MAX_RELAYED_REQUESTS: usize = 64;
 
@@ -65,10 +66,11 @@ pub const MAX_ANSWER_HEAD_BYTES: usize = 128 * 1024;
 pub const REPLAY_BYTES: usize = 64 * 1024;
 /// How often a request that was not processed is sent again.
 pub const MAX_RETRIES: u32 = 2;
-/// How long a refused request waits for a newer route.
-pub const REFRESH_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a request waits for a site that has no instance yet.
-pub const START_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a request or connection that came to the wrong place waits for newer routes: until they
+/// must have come.
+pub const REFRESH_PATIENCE: Duration = NEWS_BOUND.saturating_add(Duration::from_secs(1));
+/// How long a request waits for a site that has no instance yet, or of which that is not known yet.
+pub const START_PATIENCE: Duration = REFRESH_PATIENCE;
 
 /// How many held requests are let go at once, and the pause before the next ones.
 pub const RELEASE_SLICE: usize = 64;

@@ -183,8 +183,8 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
         Ok(Arrived::Proved) => {
             tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
         }
-        Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region }) => {
-            let carrying = Carrying { address: visitor.address, hostname, region };
+        Ok(Arrived::Elsewhere { stream, visitor, said, hostname, region, version }) => {
+            let carrying = Carrying { address: visitor.address, hostname, region, version };
             Box::pin(passthrough::carry(edge, stream, said, carrying)).await;
         }
         Ok(Arrived::Here(secured, client)) => {

@@ -128,10 +128,16 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The PROXY header for a connection of `client` that reached this router at `local`.
-pub fn header(client: SocketAddr, local: io::Result<SocketAddr>, relayed: bool) -> Vec<u8> {
+/// The PROXY header for a connection of `client` that reached this router at `local`: decrypted here if
+/// `relayed`, and sent on by this `version` of its site.
+pub fn header(
+    client: SocketAddr,
+    local: io::Result<SocketAddr>,
+    relayed: bool,
+    version: Option<i64>,
+) -> Vec<u8> {
     let local = local.unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 443));
-    proxy_protocol::header(client, local, relayed)
+    proxy_protocol::header(client, local, relayed, version)
 }
 
 /// Whose connection it is, and where it goes.
@@ -143,11 +149,13 @@ pub struct Carrying {
     pub hostname: Box<str>,
     /// The region.
     pub region: String,
+    /// The version of its site that says so.
+    pub version: Option<i64>,
 }
 
 /// Passes a connection on until it ends; `said` was read from it already.
 pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carrying: Carrying) {
-    let Carrying { address, hostname, region } = carrying;
+    let Carrying { address, hostname, region, version } = carrying;
     let begun = Instant::now();
     let mut carried = Carried::new(edge.limits.write_stall());
     let routers = edge.routes.load().edges(&region).to_vec();
@@ -156,7 +164,7 @@ pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carryi
         Ok((stream, router)) => {
             carried.router = router;
             edge.metrics.passing_on.increment(1.0);
-            let first = [header(address, client.local_addr(), false), said].concat();
+            let first = [header(address, client.local_addr(), false, version), said].concat();
             carried.run(&mut client, stream, first, &edge).await;
             edge.metrics.passing_on.decrement(1.0);
             Ok(())

@@ -24,6 +24,8 @@ const LONGEST_REST: usize = 4_096;
 /// The type of the addition by which routers say that they decrypted what they pass on. From the
 /// range that is left to applications.
 const RELAYED: u8 = 0xE7;
+/// The same for the version of the site by which a router decided where the connection goes.
+const VERSION: u8 = 0xE8;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
@@ -39,6 +41,8 @@ pub struct Header {
     pub source: Option<SocketAddr>,
     /// Whether a router decrypted the connection and speaks for the client.
     pub relayed: bool,
+    /// The version of the site by which a router sent the connection here.
+    pub version: Option<i64>,
 }
 
 /// Why something is no header.
@@ -114,7 +118,12 @@ fn binary(read: &[u8]) -> Result<Progress, HeaderError> {
         return Ok(Progress::Done(Header::default()));
     }
     let (source, additions) = addresses(family, rest)?;
-    Ok(Progress::Done(Header { source, relayed: has_addition(additions, RELAYED)? }))
+    let relayed = addition(additions, RELAYED)?.is_some();
+    let version = match addition(additions, VERSION)? {
+        Some(value) => Some(value.try_into().map_err(|_| HeaderError::Length)?),
+        None => None,
+    };
+    Ok(Progress::Done(Header { source, relayed, version: version.map(i64::from_be_bytes) }))
 }
 
 /// The client's address, and what follows the addresses.
@@ -141,16 +150,18 @@ fn addresses(family: u8, rest: &[u8]) -> Result<(Option<SocketAddr>, &[u8]), Hea
     })
 }
 
-/// Whether there is an addition of this type; all others are stepped over.
-fn has_addition(mut additions: &[u8], wanted: u8) -> Result<bool, HeaderError> {
+/// The addition of this type; all others are stepped over.
+fn addition(mut additions: &[u8], wanted: u8) -> Result<Option<&[u8]>, HeaderError> {
+    let mut found = None;
     while let [kind, high, low, rest @ ..] = additions {
-        if *kind == wanted {
-            return Ok(true);
-        }
         let length = usize::from(u16::from_be_bytes([*high, *low]));
-        additions = rest.get(length..).ok_or(HeaderError::Length)?;
+        let (value, further) = rest.split_at_checked(length).ok_or(HeaderError::Length)?;
+        if *kind == wanted && found.is_none() {
+            found = Some(value);
+        }
+        additions = further;
     }
-    if additions.is_empty() { Ok(false) } else { Err(HeaderError::Length) }
+    if additions.is_empty() { Ok(found) } else { Err(HeaderError::Length) }
 }
 
 /// Version 1, without its line end.
@@ -177,7 +188,7 @@ fn line(line: &[u8]) -> Result<Header, HeaderError> {
         return Err(HeaderError::Line);
     }
     let source = SocketAddr::new(source.to_canonical(), source_port);
-    Ok(Header { source: Some(source), relayed: false })
+    Ok(Header { source: Some(source), ..Header::default() })
 }
 
 /// Digits only, and no zeros before them.
@@ -207,8 +218,13 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Header> {
 }
 
 /// A header of version 2 for a connection from `source` to `destination`; with `relayed` it says that
-/// this router decrypted the connection.
-pub fn header(source: SocketAddr, destination: SocketAddr, relayed: bool) -> Vec<u8> {
+/// this router decrypted the connection, with `version` by which version of its site it was sent on.
+pub fn header(
+    source: SocketAddr,
+    destination: SocketAddr,
+    relayed: bool,
+    version: Option<i64>,
+) -> Vec<u8> {
     let mut rest = Vec::with_capacity(64);
     let family = match (source.ip().to_canonical(), destination.ip().to_canonical()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -226,6 +242,10 @@ pub fn header(source: SocketAddr, destination: SocketAddr, relayed: bool) -> Vec
     rest.extend(destination.port().to_be_bytes());
     if relayed {
         rest.extend([RELAYED, 0, 0]);
+    }
+    if let Some(version) = version {
+        rest.extend([VERSION, 0, 8]);
+        rest.extend(version.to_be_bytes());
     }
     let length = u16::try_from(rest.len()).unwrap_or(u16::MAX);
     let mut header = Vec::with_capacity(FIXED + rest.len());

@@ -21,6 +21,8 @@ use crate::{
     request_id,
     route_table::Site,
     site_traffic::InFlight,
+    traces::{Finished, Part, Trace},
+    upstream::Waits,
 };
 
 /// How a connection came to this router.
@@ -62,7 +64,7 @@ impl Client {
         tls: bool,
         gone: Arc<WatchClient>,
     ) -> Self {
-        let Visitor { address, way, admission } = visitor;
+        let Visitor { address, way, admission, .. } = visitor;
         let address_header = HeaderValue::try_from(address.ip().to_string());
         Self {
             address,
@@ -108,6 +110,10 @@ pub struct Record {
     pub first_byte: Option<Duration>,
     /// How long it waited for a held site.
     pub held: Option<Duration>,
+    /// What else it waited for.
+    pub waits: Option<Box<Waits>>,
+    /// The trace that it is a span of, if that is sampled.
+    pub trace: Option<Box<Trace>>,
     /// How often it was sent again.
     pub retries: u32,
     /// The body that the client sent.
@@ -145,6 +151,8 @@ impl Record {
             upstream: None,
             first_byte: None,
             held: None,
+            waits: None,
+            trace: None,
             retries: 0,
             upload: None,
             sent_bytes: 0,
@@ -169,6 +177,46 @@ impl Record {
         self.first_byte = Some(self.begun.elapsed());
     }
 
+    /// Waiting for a held site is over, for now.
+    pub fn was_held(&mut self, begun: Instant) {
+        let time = begun.elapsed();
+        self.held = Some(self.held.unwrap_or_default() + time);
+        self.spent(Part::Held, begun, time);
+    }
+
+    /// What was waited for until the connection was there, at `end`.
+    pub fn waited(&mut self, waits: Waits, end: Instant) {
+        let Waits { queue, start, connect } = waits;
+        let mut from = end;
+        let sums = self.waits.get_or_insert_default();
+        for (part, time, sum) in [
+            (Part::Connect, connect, &mut sums.connect),
+            (Part::Queue, queue, &mut sums.queue),
+            (Part::Start, start, &mut sums.start),
+        ] {
+            let Some(time) = time else { continue };
+            *sum = Some(sum.unwrap_or_default() + time);
+            // Waiting for an instance that listens is everything since then.
+            from = if part == Part::Start { end } else { from } - time;
+            if let Some(trace) = &mut self.trace {
+                trace.spent(part, from, time);
+            }
+        }
+    }
+
+    /// The instance that was asked at `begun` has begun to answer.
+    pub fn answered_upstream(&mut self, begun: Instant) {
+        let time = begun.elapsed();
+        self.upstream = Some(time);
+        self.spent(Part::Upstream, begun, time);
+    }
+
+    fn spent(&mut self, part: Part, begun: Instant, time: Duration) {
+        if let Some(trace) = &mut self.trace {
+            trace.spent(part, begun, time);
+        }
+    }
+
     /// The request's id as text.
     pub fn id_text(&self) -> &str {
         self.id.to_str().unwrap_or("")
@@ -185,6 +233,8 @@ impl Record {
     }
 
     fn log(&self, duration: Duration) {
+        let waits = self.waits.as_deref().copied().unwrap_or_default();
+        let trace = self.trace.as_ref().map(|trace| trace.id());
         self.edge.log.request(&Line {
             at: OffsetDateTime::now_utc(),
             request_id: self.id_text(),
@@ -202,9 +252,37 @@ impl Record {
             first_byte: self.first_byte,
             upstream: self.upstream,
             held: self.held,
+            queue: waits.queue,
+            start: waits.start,
+            connect: waits.connect,
+            trace_id: trace.as_deref(),
             retries: self.retries,
             client: self.client.address_header.to_str().unwrap_or(""),
         });
+    }
+
+    fn finished(&self, trace: Box<Trace>, duration: Duration) -> Finished {
+        Finished {
+            trace,
+            begun: self.begun,
+            duration,
+            first_byte: self.first_byte,
+            request_id: self.id.clone(),
+            method: self.method.clone(),
+            version: self.version,
+            tls: self.client.tls,
+            https_port: self.edge.https_port,
+            host: self.host.clone(),
+            path: without_secrets(self.uri.path()).into_owned(),
+            site: self.site.as_ref().map(|site| (site.id, site.generation)),
+            status: self.status,
+            reason: self.reason,
+            complete: self.complete,
+            retries: self.retries,
+            received_bytes: self.received_bytes(),
+            sent_bytes: self.sent_bytes,
+            client: self.client.address.ip(),
+        }
     }
 }
 
@@ -238,6 +316,11 @@ impl Drop for Record {
         metrics.sent_bytes.increment(self.sent_bytes);
         if self.edge.log.is_on() {
             self.log(duration);
+        }
+        if let Some(trace) = self.trace.take()
+            && let Some(traces) = &self.edge.traces
+        {
+            traces.ended(self.finished(trace, duration));
         }
     }
 }

@@ -41,6 +41,7 @@ pub async fn answer(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (mut head, body) = request.into_parts();
     let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
+    record.trace = edge.traces.as_ref().and_then(|all| all.begin(&client, &mut head.headers));
     let has_body = !body.is_end_stream();
     let outcome = forwarded_or_not(&edge, &client, &mut head, body, &mut record).await;
     Ok(match outcome {
@@ -62,8 +63,9 @@ pub async fn redirect(
     client: Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
+    record.trace = edge.traces.as_ref().and_then(|all| all.begin(&client, &mut head.headers));
     let has_body = !body.is_end_stream();
     Ok(match plain(&edge, &head, &mut record).await {
         Ok(response) => own(response, has_body, head.version, record),

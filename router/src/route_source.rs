@@ -25,6 +25,9 @@ mod queries;
 use queries::Head;
 pub use queries::challenge_with_token;
 
+/// A change is known after this at the latest, also when its notification is lost, as long as the
+/// control database answers. Whoever waits for news waits for longer.
+pub const NEWS_BOUND: Duration = Duration::from_secs(5);
 /// How often the feed is read when nobody nudges.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Nudges that come together are one.
@@ -40,7 +43,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait after a failure, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// How often a wrong-looking reading must come before it is believed.
 const STRIKES: u32 = 3;
 /// How often a failure that stays is logged again.

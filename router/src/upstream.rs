@@ -130,6 +130,19 @@ pub struct Connection {
     pool: Option<Arc<Pool>>,
     reused: bool,
     _permit: OwnedSemaphorePermit,
+    /// What was waited for until it was there; nothing for most.
+    pub waits: Option<Box<Waits>>,
+}
+
+/// What a request waited for before it could be sent; nothing where it had not to wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waits {
+    /// All connections were in use.
+    pub queue: Option<Duration>,
+    /// There was no instance that listened.
+    pub start: Option<Duration>,
+    /// A connection was made.
+    pub connect: Option<Duration>,
 }
 
 impl Pool {
@@ -165,22 +178,31 @@ impl Pool {
         upstreams: &Upstreams,
         wanted: Wanted,
     ) -> Result<Connection, ConnectError> {
+        let mut waits: Option<Box<Waits>> = None;
         let permit = match Arc::clone(&self.in_use).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
+                let begun = Instant::now();
                 let waiting = Arc::clone(&self.in_use).acquire_owned();
-                match timeout(UPSTREAM_QUEUE_TIMEOUT, waiting).await {
+                let permit = match timeout(UPSTREAM_QUEUE_TIMEOUT, waiting).await {
                     Ok(Ok(permit)) => permit,
                     _ => return Err(ConnectError::Busy(self.address.clone())),
-                }
+                };
+                waits.get_or_insert_default().queue = Some(begun.elapsed());
+                permit
             }
         };
         let idle = self.idle_link(wanted);
         let (link, reused) = match idle {
             Some(link) => (link, true),
-            None => (self.connect(upstreams).await?, false),
+            None => {
+                let begun = Instant::now();
+                let link = self.connect(upstreams).await?;
+                waits.get_or_insert_default().connect = Some(begun.elapsed());
+                (link, false)
+            }
         };
-        Ok(Connection { link, pool: Some(Arc::clone(self)), reused, _permit: permit })
+        Ok(Connection { link, pool: Some(Arc::clone(self)), reused, _permit: permit, waits })
     }
 
     async fn connect(&self, upstreams: &Upstreams) -> Result<Box<Link>, ConnectError> {
@@ -320,8 +342,9 @@ fn own_thread() -> u64 {
 
 impl Connection {
     /// A connection for one request, that belongs to no pool.
-    fn for_one(transport: Transport, permit: OwnedSemaphorePermit) -> Self {
-        Self { link: Link::new(transport), pool: None, reused: false, _permit: permit }
+    fn for_one(transport: Transport, permit: OwnedSemaphorePermit, waits: Waits) -> Self {
+        let (link, waits) = (Link::new(transport), Some(Box::new(waits)));
+        Self { link, pool: None, reused: false, _permit: permit, waits }
     }
 
     /// Sends a request and waits for the head of its answer. `head` appends the request's head but

@@ -13,8 +13,18 @@ mod client;
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
+#[path = "edge/told.rs"]
+mod told;
 #[path = "edge/handover.rs"]
 mod handover;
+#[path = "edge/siblings.rs"]
+mod siblings;
+#[path = "edge/collector.rs"]
+mod collector;
+#[path = "edge/traces.rs"]
+mod traces;
+#[path = "edge/many.rs"]
+mod many;
 
 use std::time::Duration;
 

@@ -12,6 +12,8 @@ mod client;
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
+#[path = "edge/told.rs"]
+mod told;
 #[path = "flow/attacks.rs"]
 mod attacks;
 #[path = "flow/hold.rs"]

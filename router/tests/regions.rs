@@ -17,9 +17,13 @@ mod instance;
 mod challenges;
 #[path = "regions/hello.rs"]
 mod hello;
+#[path = "regions/late_news.rs"]
+mod late_news;
 #[path = "regions/moved.rs"]
 mod moved;
 #[path = "regions/passed_on.rs"]
 mod passed_on;
 #[path = "regions/stack.rs"]
 mod stack;
+#[path = "regions/wire.rs"]
+mod wire;

@@ -163,7 +163,7 @@ impl Rejection {
     }
 
     /// Logs the whole chain where a person has to look.
-    fn log(&self, site: &Site, request_id: &str) {
+    fn log(&self, site: &Site, request_id: &str, trace_id: Option<&str>) {
         let chain = || {
             let mut text = self.to_string();
             let mut cause = std::error::Error::source(self);
@@ -175,10 +175,12 @@ impl Rejection {
         };
         match self {
             Self::Internal(_) => tracing::error!(
-                site.id = %site.id, request.id = request_id, "site {}: {}", site.slug, chain()
+                site.id = %site.id, request.id = request_id, trace.id = trace_id,
+                "site {}: {}", site.slug, chain()
             ),
             Self::Unavailable(_) | Self::Fenced(_) => tracing::warn!(
-                site.id = %site.id, request.id = request_id, "site {}: {}", site.slug, chain()
+                site.id = %site.id, request.id = request_id, trace.id = trace_id,
+                "site {}: {}", site.slug, chain()
             ),
             _ => {}
         }
@@ -192,6 +194,15 @@ impl IntoResponse for Rejection {
         response.extensions_mut().insert(Arc::new(self));
         response
     }
+}
+
+/// The trace that the request belongs to (W3C Trace Context): the router's word where it sends spans,
+/// and else the client's, which nothing but the log depends on.
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
+    let (_version, id) = (parts.next()?, parts.next()?);
+    let is_id = id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_id.then_some(id)
 }
 
 /// What of a request decides how an error is told.
@@ -232,7 +243,7 @@ pub async fn explain(State(site): State<Arc<Site>>, request: Request, next: Next
     };
     let request_id = asked.headers.get(headers::REQUEST_ID).and_then(|id| id.to_str().ok());
     let request_id = request_id.unwrap_or_default().to_owned();
-    rejection.log(&site, &request_id);
+    rejection.log(&site, &request_id, trace_id(&asked.headers));
     if let (Rejection::SignIn(next), false) = (&*rejection, asked.json) {
         return sign_in_first(next);
     }
@@ -336,5 +347,22 @@ async fn page(
             tracing::error!(site.id = %site.id, "the error page cannot be shown: {error:#}");
             status.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_is_in_the_log_if_there_is_one() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(trace_id(&headers), None);
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let value = format!("00-{id}-b7ad6b7169203331-01").parse().expect("is a value");
+        headers.insert("traceparent", value);
+        assert_eq!(trace_id(&headers), Some(id));
+        headers.insert("traceparent", HeaderValue::from_static("00-not an id-1-01"));
+        assert_eq!(trace_id(&headers), None);
     }
 }

@@ -91,7 +91,7 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
         provisioner::register(&client, &clusters, &stores).await
     })
     .await?;
-    let regions = routers::start(platform, &beside, &urls, &router_ports, &client).await?;
+    let regions = routers::start(platform, &beside, &urls, &router_ports, &client, args).await?;
     step("databases ready to be cloned for sites", Some(&data.log("provisioner")), async {
         provisioner::templates_ready(&client).await
     })

@@ -44,14 +44,14 @@ pub struct RouterHold {
     pub router: String,
     /// Its region.
     pub region: String,
-    /// Why it did not tell; the numbers are then nothing.
+    /// Why it did not tell, or not all; the numbers are then too low.
     pub problem: Option<String>,
     /// The site's version in its table.
     pub version: i64,
     /// The generation that it routes to.
     #[schema(value_type = i64)]
     pub generation: Generation,
-    /// The hold that requests wait for there; none when they do not wait.
+    /// The hold that requests wait for there; none when they do not wait, or not in every process.
     pub hold: Option<Uuid>,
     /// Requests of the site that it is answering.
     pub requests_in_flight: u64,
@@ -104,6 +104,31 @@ pub struct RouterStatus {
     pub busy_sites: u64,
     /// The busiest of them, by the requests of the last minute.
     pub top_sites: Vec<SiteTraffic>,
+    /// The other processes of the router, whose part is in the numbers above.
+    #[serde(default)]
+    pub other_processes: Vec<RouterProcess>,
+}
+
+/// A process of a router beside the one that tells: one that was replaced and finishes what is under
+/// way, or one that takes over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouterProcess {
+    /// Why it does not tell; the rest is then nothing.
+    pub problem: Option<String>,
+    /// Its process.
+    pub process_id: u32,
+    /// Seconds since it began.
+    pub uptime_secs: u64,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+    /// Connections of clients.
+    pub connections: u64,
+    /// Requests that it is answering.
+    pub requests_in_flight: u64,
+    /// Requests that wait for held sites.
+    pub held: u64,
+    /// WebSockets.
+    pub tunnels: u64,
 }
 
 /// A router's table of routes.

@@ -39,6 +39,7 @@ use utoipa::{
         routers::RouterHold,
         routers::RouterStatus,
         routers::RouterTable,
+        routers::RouterProcess,
         routers::SiteTraffic,
         sites::Site,
         sites::Placement,

@@ -33,6 +33,9 @@ struct SiteSeen {
     requests_in_flight: u64,
     held: u64,
     tunnels: u64,
+    /// Why the numbers may be too low: a part of the router does not tell.
+    #[serde(default)]
+    problem: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +100,7 @@ impl World {
                 report.requests_in_flight = seen.requests_in_flight;
                 report.held = seen.held;
                 report.tunnels = seen.tunnels;
+                report.problem = seen.problem;
             }
             Err(error) => report.problem = Some(chain(&error)),
         }

@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Progress::Done(header) => {
                 if let Some(source) = header.source {
-                    let written = proxy_protocol::header(source, source, header.relayed);
+                    let written = proxy_protocol::header(source, source, header.relayed, header.version);
                     assert_eq!(proxy_protocol::progress(&written), Ok(Progress::Done(header)));
                 }
                 return;

@@ -26,6 +26,10 @@ pub struct Line<'a> {
     pub first_byte: Option<Duration>,
     pub upstream: Option<Duration>,
     pub held: Option<Duration>,
+    pub queue: Option<Duration>,
+    pub start: Option<Duration>,
+    pub connect: Option<Duration>,
+    pub trace_id: Option<&'a str>,
     pub retries: u32,
     pub client: &'a str,
 }
@@ -60,6 +64,12 @@ impl Line<'_> {
         millis(to, ",\"first_byte_ms\":", self.first_byte);
         millis(to, ",\"upstream_ms\":", self.upstream);
         millis(to, ",\"held_ms\":", self.held);
+        millis(to, ",\"queue_ms\":", self.queue);
+        millis(to, ",\"start_ms\":", self.start);
+        millis(to, ",\"connect_ms\":", self.connect);
+        if let Some(id) = self.trace_id {
+            plain(to, ",\"trace.id\":\"", id);
+        }
         if self.retries > 0 {
             number(to, ",\"retries\":", self.retries.into());
         }
@@ -171,6 +181,10 @@ mod tests {
             first_byte: None,
             upstream: None,
             held: None,
+            queue: None,
+            start: None,
+            connect: None,
+            trace_id: None,
             retries: 0,
             client: "127.0.0.1",
         }

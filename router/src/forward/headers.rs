@@ -12,6 +12,7 @@ use http::{
 
 use crate::{
     host::{is_forbidden_name, tokens},
+    traces,
     upstream::http1::line,
 };
 
@@ -45,6 +46,8 @@ pub struct Stamp<'a> {
     pub websocket: bool,
     /// Whether it goes to a router of another region.
     pub relayed: bool,
+    /// Whether this router says to which trace it belongs.
+    pub traced: bool,
 }
 
 /// Whether a request asks for a WebSocket. No other upgrade passes: `h2c` would be a second way in
@@ -95,8 +98,11 @@ pub fn clean_request(headers: &mut HeaderMap) {
 /// say. Not how long the body is: whoever sends it says that.
 pub fn write(to: &mut Vec<u8>, headers: &HeaderMap, stamp: &Stamp<'_>) {
     line(to, "host", stamp.authority.as_bytes());
+    // The router there believes what this one says of traces: that is not what a client said.
+    let forgets = stamp.relayed && !stamp.traced;
     for (name, value) in headers {
-        if name != HOST && name != CONTENT_LENGTH {
+        let is_said_elsewhere = name == HOST || name == CONTENT_LENGTH;
+        if !(is_said_elsewhere || forgets && traces::is_context(name)) {
             line(to, name.as_str(), value.as_bytes());
         }
     }

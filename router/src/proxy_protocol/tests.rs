@@ -30,7 +30,7 @@ fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 fn source(text: &str) -> Header {
-    Header { source: Some(text.parse().expect("an address")), relayed: false }
+    Header { source: Some(text.parse().expect("an address")), ..Header::default() }
 }
 
 #[test]
@@ -89,6 +89,7 @@ fn version_2() {
         v2(PROXY, 0x31, &[1; 215]),
         v2(PROXY, TCP4, &[&four[..], &[4, 0]].concat()),
         v2(PROXY, TCP4, &[&four[..], &[4, 0, 9, 1]].concat()),
+        v2(PROXY, TCP4, &[&four[..], &[VERSION, 0, 2, 1, 1]].concat()),
         v2(PROXY, 0, &[0; LONGEST_REST + 1]),
     ] {
         assert!(read_from(&[&bad[..], &[0; 5_000]].concat()).0.is_err(), "{bad:?}");
@@ -105,9 +106,14 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(from in address(), to in address(), relayed: bool) {
-        let written = header(from, to, relayed);
-        prop_assert_eq!(good(&written), Header { source: Some(from), relayed });
+    fn what_is_written_is_read(
+        from in address(),
+        to in address(),
+        relayed: bool,
+        version: Option<i64>,
+    ) {
+        let written = header(from, to, relayed, version);
+        prop_assert_eq!(good(&written), Header { source: Some(from), relayed, version });
         // Cut anywhere it is no header yet, and never an error.
         for cut in 0..written.len() {
             let Ok(Progress::Needs(more)) = progress(&written[..cut]) else {

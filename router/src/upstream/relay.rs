@@ -9,10 +9,14 @@ use control_types::SiteId;
 use moka::sync::Cache;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{io::AsyncWriteExt, sync::Semaphore, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_rustls::TlsConnector;
 
-use super::{Connection, transport::Transport};
+use super::{Connection, Waits, transport::Transport};
 use crate::{
     limits::{MAX_RELAYED_REQUESTS, RELAY_HANDSHAKE_TIMEOUT, UPSTREAM_QUEUE_TIMEOUT},
     passthrough::{self, Neighbours, Unreachable},
@@ -62,25 +66,7 @@ impl Relays {
     /// # Errors
     /// When the file cannot be read or has none.
     pub fn new(trusted_roots: Option<&Path>) -> anyhow::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = trusted_roots {
-            let wrong = || format!("trusted_roots: cannot read {}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).with_context(wrong)? {
-                roots.add(certificate.with_context(wrong)?).with_context(wrong)?;
-            }
-            anyhow::ensure!(
-                !roots.is_empty(),
-                "trusted_roots: no certificate in {}",
-                path.display()
-            );
-        } else {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                tracing::warn!(errors = ?found.errors, "the system trusts no certificate authority: \
-                    requests cannot be relayed to other regions; trusted_roots can name some");
-            }
-        }
+        let roots = roots(trusted_roots)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -108,11 +94,12 @@ impl Relays {
             Ok(Ok(permit)) => permit,
             _ => return Err(RelayError::Busy),
         };
+        let begun = Instant::now();
         let (mut stream, router) = neighbours.connect(relayed.region, relayed.routers).await?;
         let connecting = async {
             let name =
                 ServerName::try_from(relayed.hostname.to_owned()).map_err(io::Error::other)?;
-            let header = passthrough::header(relayed.client, stream.local_addr(), true);
+            let header = passthrough::header(relayed.client, stream.local_addr(), true, None);
             stream.write_all(&header).await?;
             self.tls.connect(name, stream).await
         };
@@ -120,8 +107,32 @@ impl Relays {
         let stream = connected
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| RelayError::Handshake(router, error))?;
-        Ok(Connection::for_one(Transport::Tls(Box::new(stream)), permit))
+        let waits = Waits { connect: Some(begun.elapsed()), ..Waits::default() };
+        Ok(Connection::for_one(Transport::Tls(Box::new(stream)), permit, waits))
     }
+}
+
+/// The authorities in the file, or those of the system; then there may be none.
+///
+/// # Errors
+/// When the file cannot be read or has none.
+pub fn roots(trusted_roots: Option<&Path>) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = trusted_roots {
+        let wrong = || format!("trusted_roots: cannot read {}", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).with_context(wrong)? {
+            roots.add(certificate.with_context(wrong)?).with_context(wrong)?;
+        }
+        anyhow::ensure!(!roots.is_empty(), "trusted_roots: no certificate in {}", path.display());
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            tracing::warn!(errors = ?found.errors, "the system trusts no certificate authority: \
+                requests cannot be relayed to other regions; trusted_roots can name some");
+        }
+    }
+    Ok(roots)
 }
 
 impl fmt::Debug for Relays {

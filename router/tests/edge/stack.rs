@@ -63,7 +63,7 @@ pub struct Stack {
     http: SocketAddr,
     admin: SocketAddr,
     named: Mutex<Vec<String>>,
-    limits: serde_json::Value,
+    settings: serde_json::Value,
 }
 
 impl Drop for Stack {
@@ -82,11 +82,16 @@ pub fn quit(child: &Child, signal: Signal) {
 
 impl Stack {
     pub async fn start() -> Self {
-        Self::start_with(serde_json::json!({})).await
+        Self::start_as(serde_json::json!({})).await
     }
 
     /// With `limits` in the router's configuration.
     pub async fn start_with(limits: serde_json::Value) -> Self {
+        Self::start_as(serde_json::json!({ "limits": limits })).await
+    }
+
+    /// With these fields in the router's configuration.
+    pub async fn start_as(settings: serde_json::Value) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ring = KeyRing::generate(REGION).expect("random bytes");
         std::fs::write(directory.path().join("ring.json"), ring.to_json()).expect("writes");
@@ -105,7 +110,7 @@ impl Stack {
             http: nowhere,
             admin: nowhere,
             named: Mutex::default(),
-            limits,
+            settings,
         };
         stack.add_certificate(None, PLATFORM).await;
         stack.start_router().await;
@@ -282,24 +287,6 @@ impl Stack {
             .expect("is updated");
     }
 
-    /// What the router says of a site, once it is as wished.
-    pub async fn site_until(
-        &self,
-        site: &Site,
-        wished: impl Fn(&serde_json::Value) -> bool,
-    ) -> serde_json::Value {
-        let begun = Instant::now();
-        loop {
-            let text = self.admin(&format!("/sites/{}", site.id)).await;
-            let seen = serde_json::from_str(&text).unwrap_or_default();
-            if wished(&seen) {
-                return seen;
-            }
-            assert!(begun.elapsed() < PATIENCE, "still {seen}: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// Memory of the router, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let id = self.router.as_ref().expect("runs").id();
@@ -317,6 +304,14 @@ impl Stack {
         self.read_ready(None).await;
     }
 
+    /// Kills the router as the system would, and starts one anew.
+    pub async fn router_dies(&mut self) {
+        let mut child = self.router.take().expect("runs");
+        quit(&child, Signal::KILL);
+        child.wait().expect("ends");
+        self.start_router().await;
+    }
+
     /// Starts another router in the place of the one that runs. Returns the old one.
     pub async fn replace_router(&mut self) -> Child {
         let new = self.spawn_router(self.https);
@@ -327,7 +322,7 @@ impl Stack {
     }
 
     fn spawn_router(&self, https: SocketAddr) -> Child {
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "name": "router-test",
             "region": REGION,
             "platform_domain": PLATFORM,
@@ -341,9 +336,11 @@ impl Stack {
             "handover_socket": self.path("handover"),
             "log": "info",
             "drain_secs": 10,
-            "limits": self.limits,
             "workers": 2,
         });
+        for (name, value) in self.settings.as_object().expect("is an object") {
+            config[name] = value.clone();
+        }
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
         let log = std::fs::File::options().create(true).append(true).open(self.path("router.log"));
         Command::new(env!("CARGO_BIN_EXE_router"))
@@ -404,6 +401,15 @@ impl Stack {
         Doors { https: self.https, authority: self.issuer.der().clone() }
     }
 
+    /// A client with this address.
+    pub async fn connect_from(&self, source: &str, server_name: &str) -> Stream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let source = SocketAddr::new(source.parse().expect("an address"), 0);
+        socket.bind(source).expect("binds");
+        let tcp = socket.connect(self.https).await.expect("connects");
+        Stream::tls_over(tcp, server_name, self.issuer.der()).await.expect("a handshake")
+    }
+
     pub async fn try_connect(&self, server_name: &str) -> std::io::Result<Stream> {
         Stream::tls(self.https, server_name, self.issuer.der(), true).await
     }
@@ -418,6 +424,11 @@ impl Stack {
 
     pub async fn raw_http2(&self, server_name: &str) -> Stream {
         Stream::raw_http2(self.https, server_name, self.issuer.der()).await
+    }
+
+    /// An open connection without TLS.
+    pub async fn plain(&self) -> Stream {
+        Stream::plain(self.http).await
     }
 
     pub async fn http(&self, request: &[u8]) -> Answer {

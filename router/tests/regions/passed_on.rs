@@ -84,7 +84,7 @@ async fn private_listener(stack: &Stack, host: &str) {
     // With one, as a router would send it.
     let mut tcp = tcp_from("127.0.0.1", door).await;
     let client = "203.0.113.9:4000".parse().expect("an address");
-    let header = proxy_protocol::header(client, stack.jakarta.https, false);
+    let header = proxy_protocol::header(client, stack.jakarta.https, false, None);
     tcp.write_all(&header).await.expect("writes");
     let stream = Stream::tls_over(tcp, host, stack.authority()).await.expect("shakes hands");
     let answer = stream.exchange(get(host, "/head").as_bytes()).await;
@@ -161,7 +161,12 @@ async fn load_balancers_say_whom_they_speak_for() {
     let balancer = "127.0.0.77";
     let (https, http) = (stack.jakarta.https, stack.jakarta.http);
     let v1 = b"PROXY TCP4 198.51.100.7 192.0.2.1 5000 443\r\n".to_vec();
-    let v2 = proxy_protocol::header("198.51.100.7:5000".parse().expect("an address"), https, false);
+    let v2 = proxy_protocol::header(
+        "198.51.100.7:5000".parse().expect("an address"),
+        https,
+        false,
+        None,
+    );
     for header in [v1.clone(), v2] {
         let mut tcp = tcp_from(balancer, https).await;
         tcp.write_all(&header).await.expect("writes");

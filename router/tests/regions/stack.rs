@@ -27,6 +27,7 @@ use crate::{
     client::{Answer, Stream},
     control_database::ControlDatabase,
     instance::Instance,
+    wire::Wire,
 };
 
 pub const PLATFORM: &str = "platform.test";
@@ -51,6 +52,8 @@ pub struct Router {
     ring: KeyRing,
     directory: PathBuf,
     child: Option<Child>,
+    /// What it hears of the control database.
+    pub news: Wire,
 }
 
 /// A site with an instance in each region.
@@ -105,6 +108,7 @@ impl Stack {
         for region in [JAKARTA, SINGAPORE] {
             let url = stack.database.url();
             let router = stack.router_mut(region);
+            let url = router.news.laid_to(&url);
             router.start(&url).await;
             let registered = format!(
                 "insert into router (name, region, https_address, http_address, admin_url,
@@ -296,8 +300,10 @@ impl Router {
         std::fs::create_dir(&directory).expect("makes a directory");
         let ring = KeyRing::generate(region).expect("random bytes");
         std::fs::write(directory.join("ring.json"), ring.to_json()).expect("writes");
+        let news = Wire::of(&directory);
         Self {
             region,
+            news,
             https: nowhere,
             http: nowhere,
             passthrough: nowhere,

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use provisioner_api::{Router, client::Client};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     PLATFORM_DOMAIN, REGIONS, key_ring_file,
     wait::{absent, appears, until, write_config},
 };
 use crate::up::{
+    UpArgs,
     authority::Authority,
     control_database::ControlDatabase,
     platform::{self, Platform},
@@ -35,17 +37,29 @@ pub async fn start(
     urls: &ControlDatabase,
     router_ports: &[RouterPorts],
     client: &Client,
+    args: &UpArgs,
 ) -> anyhow::Result<Vec<RegionReady>> {
+    let traces = &traces(args);
     let routers = REGIONS.iter().zip(&urls.router_urls).zip(router_ports);
     let routers = routers.map(|((region, url), ports)| async move {
         let name = format!("router-{}", region.name);
         let log = platform.data.log(&name);
         step(&format!("router for {}", region.name), Some(&log), async {
-            start_router(platform, beside, (&name, region.name), url, *ports, client).await
+            let place = (&*name, region.name);
+            start_router(platform, beside, place, url, *ports, client, traces.as_ref()).await
         })
         .await
     });
     futures_util::future::try_join_all(routers).await
+}
+
+/// Where the routers send spans, as they are told.
+fn traces(args: &UpArgs) -> Option<Value> {
+    let endpoint = args.traces_endpoint.as_ref()?;
+    Some(match args.traces_ratio {
+        Some(ratio) => serde_json::json!({ "endpoint": endpoint, "ratio": ratio }),
+        None => serde_json::json!({ "endpoint": endpoint }),
+    })
 }
 
 async fn start_router(
@@ -55,10 +69,11 @@ async fn start_router(
     control_database_url: &str,
     ports: RouterPorts,
     client: &Client,
+    traces: Option<&Value>,
 ) -> anyhow::Result<RegionReady> {
     let data = &platform.data;
     let ready_file = data.run().join(format!("{name}.ready.json"));
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "name": name,
         "region": region,
         "platform_domain": PLATFORM_DOMAIN,
@@ -76,6 +91,9 @@ async fn start_router(
         "log": "info",
         "drain_secs": platform::DRAIN.as_secs(),
     });
+    if let Some(traces) = traces {
+        config["traces"] = traces.clone();
+    }
     crate::data_dir::make_directory(&data.root().join("snapshots"))?;
     let config = write_config(data, name, &config)?;
     absent(&ready_file)?;
