@@ -18,7 +18,7 @@ mod handover;
 
 use std::time::Duration;
 
-use client::Answer;
+use client::{Answer, ask_for_websocket};
 use http_body_util::{BodyExt, Full};
 use stack::Stack;
 
@@ -237,14 +237,8 @@ async fn malformed(stack: &Stack, a: &stack::Site) {
 }
 
 async fn websocket(stack: &Stack) {
-    let ask = |path: &str| {
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: {A}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-    };
     let mut stream = stack.connect(A).await;
-    stream.send(ask("/socket")).await;
+    stream.send(ask_for_websocket(A, "/socket")).await;
     stream.read_until("101 Switching Protocols").await;
     for word in ["hello", "again"] {
         stream.send(word.to_owned()).await;
@@ -253,7 +247,7 @@ async fn websocket(stack: &Stack) {
     drop(stream);
     // An instance that does not switch: what follows is a request to the router, not to it.
     let mut stream = stack.connect(A).await;
-    stream.send(ask("/who")).await;
+    stream.send(ask_for_websocket(A, "/who")).await;
     stream.read_until("alpha").await;
     stream.send(get(B, "/who")).await;
     stream.read_until(" 421 ").await;

@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 
-use crate::{A, get, stack::Stack};
+use crate::{A, client::ask_for_websocket, get, stack::Stack};
 
 /// How often the router is replaced; more by hand.
 const TIMES: usize = 3;
@@ -50,12 +50,7 @@ async fn no_request_fails_while_one_router_follows_another() {
     let site = stack.site("alpha", &[A]).await;
     stack.arrived(A).await;
     let mut tunnel = stack.connect(A).await;
-    tunnel
-        .send(format!(
-            "GET /socket HTTP/1.1\r\nHost: {A}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
+    tunnel.send(ask_for_websocket(A, "/socket")).await;
     tunnel.read_until("101 Switching Protocols").await;
 
     let doors = stack.doors();
