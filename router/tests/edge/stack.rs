@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_types::{
-    SiteId,
-    seal::{KeyRing, certificate_key},
-};
+use control_types::{SiteId, seal::KeyRing};
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -127,22 +124,8 @@ impl Stack {
         let key = KeyPair::generate().expect("makes a key");
         let params = CertificateParams::new([hostname.to_owned()]).expect("has a name");
         let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
-        let id = Uuid::now_v7();
-        let sealed = self.ring.seal(&certificate_key(id), key.serialize_pem().as_bytes());
-        sqlx::query(
-            "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
-                                      not_before, not_after, source)
-             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day', 'local')",
-        )
-        .bind(id)
-        .bind(site.map(|site| site.0))
-        .bind(hostname)
-        .bind(REGION)
-        .bind(certificate.pem() + &self.issuer.pem())
-        .bind(sealed.expect("is sealed"))
-        .execute(&mut self.database.sql().await)
-        .await
-        .expect("is inserted");
+        let chain = certificate.pem() + &self.issuer.pem();
+        self.database.add_certificate(site, hostname, chain, &key, &self.ring).await;
         self.named.lock().expect("not poisoned").push(hostname.to_owned());
     }
 
