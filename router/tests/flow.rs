@@ -18,6 +18,8 @@ mod attacks;
 mod hold;
 #[path = "flow/limits.rs"]
 mod limits;
+#[path = "flow/slow.rs"]
+mod slow;
 #[path = "flow/streams.rs"]
 mod streams;
 
