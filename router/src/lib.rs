@@ -76,6 +76,9 @@ use workers::Workers;
 const READY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a connection without a request is kept at a stop, in case its client is just sending one.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long before the end of the drain time WebSockets and event streams are told to end, at most a
+/// quarter of it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What every connection and every request shares.
 #[derive(Debug)]
@@ -120,6 +123,8 @@ pub struct Edge {
     pub stopping: CancellationToken,
     /// Cancelled when another router has taken this one's place.
     pub replaced: CancellationToken,
+    /// Cancelled when the drain time is about to be over: what has no end of its own ends now.
+    pub farewell: CancellationToken,
     linger: OnceLock<Duration>,
 }
 
@@ -210,6 +215,7 @@ impl Router {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             replaced: CancellationToken::new(),
+            farewell: CancellationToken::new(),
             linger: OnceLock::new(),
         });
         let tls = tls::configuration(
@@ -422,8 +428,13 @@ async fn drain(edge: &Edge, config: &Config, replaced: bool) {
     }
     edge.stopping.cancel();
     edge.tasks.close();
-    if timeout(config.drain, edge.tasks.wait()).await.is_err() {
-        tracing::warn!(connections = edge.tasks.len(), "stopping before everything was finished");
+    let farewell = FAREWELL.min(config.drain / 4);
+    if timeout(config.drain - farewell, edge.tasks.wait()).await.is_err() {
+        edge.farewell.cancel();
+        if timeout(farewell, edge.tasks.wait()).await.is_err() {
+            let connections = edge.tasks.len();
+            tracing::warn!(connections, "stopping before everything was finished");
+        }
     }
     edge.log.finish();
     if !replaced {

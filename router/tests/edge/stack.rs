@@ -61,6 +61,7 @@ pub struct Stack {
     admin: SocketAddr,
     named: Mutex<Vec<String>>,
     limits: serde_json::Value,
+    drain_secs: u32,
 }
 
 impl Drop for Stack {
@@ -84,6 +85,15 @@ impl Stack {
 
     /// With `limits` in the router's configuration.
     pub async fn start_with(limits: serde_json::Value) -> Self {
+        Self::start_as(limits, 10).await
+    }
+
+    /// With another time to drain, in seconds.
+    pub async fn start_draining_in(drain_secs: u32) -> Self {
+        Self::start_as(serde_json::json!({}), drain_secs).await
+    }
+
+    async fn start_as(limits: serde_json::Value, drain_secs: u32) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ring = KeyRing::generate(REGION).expect("random bytes");
         std::fs::write(directory.path().join("ring.json"), ring.to_json()).expect("writes");
@@ -103,6 +113,7 @@ impl Stack {
             admin: nowhere,
             named: Mutex::default(),
             limits,
+            drain_secs,
         };
         stack.add_certificate(None, PLATFORM).await;
         stack.start_router().await;
@@ -323,7 +334,7 @@ impl Stack {
             "ready_file": self.path("ready.json"),
             "handover_socket": self.path("handover"),
             "log": "info",
-            "drain_secs": 10,
+            "drain_secs": self.drain_secs,
             "limits": self.limits,
             "workers": 2,
         });
