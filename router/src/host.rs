@@ -92,6 +92,11 @@ pub fn check_head(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(),
     } else if !uri.path().starts_with('/') {
         return Err(Reason::BadRequest);
     }
+    // Bytes beyond ASCII are in no URI (RFC 3986); the parser lets them pass, other programs read them
+    // in several ways or not at all.
+    if !uri.path_and_query().is_some_and(|text| text.as_str().is_ascii()) {
+        return Err(Reason::BadRequest);
+    }
     if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(Reason::BadRequest);
     }
@@ -188,6 +193,9 @@ mod tests {
         assert_eq!(check("OPTIONS", "*", &[]), Ok(()));
         assert_eq!(check("POST", "/", &[("expect", "100-Continue")]), Ok(()));
         assert_eq!(check("GET", "*", &[]), Err(Reason::BadRequest));
+        assert_eq!(check("GET", "/\u{e9}", &[]), Err(Reason::BadRequest));
+        assert_eq!(check("GET", "/?a=\u{e9}", &[]), Err(Reason::BadRequest));
+        assert_eq!(check("GET", "/%c3%a9?a={b}|c", &[]), Ok(()));
         assert_eq!(check("CONNECT", "a:1", &[]), Err(Reason::MethodNotAllowed));
         assert_eq!(check("get", "/", &[]), Err(Reason::MethodUnknown));
         assert_eq!(check("GET", "/", &[("expect", "junk")]), Err(Reason::ExpectationFailed));

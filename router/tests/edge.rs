@@ -214,6 +214,7 @@ async fn malformed(stack: &Stack, a: &stack::Site) {
         (400, with_host("POST / HTTP/1.1", "Content-Length: +1\r\n")),
         (400, with_host("GET / HTTP/1.1", "X : y\r\n")),
         (400, with_host("GET * HTTP/1.1", "")),
+        (400, with_host("GET /caf\u{e9} HTTP/1.1", "")),
         (405, with_host("CONNECT alpha.platform.test:443 HTTP/1.1", "")),
         (405, with_host("TRACE / HTTP/1.1", "")),
         (501, with_host("get / HTTP/1.1", "")),

@@ -10,6 +10,8 @@ mod instance;
 mod client;
 #[path = "edge/control_database.rs"]
 mod control_database;
+#[path = "edge/frames.rs"]
+mod frames;
 #[path = "edge/stack.rs"]
 mod stack;
 #[path = "flow/attacks.rs"]
@@ -20,6 +22,8 @@ mod hold;
 mod limits;
 #[path = "flow/slow.rs"]
 mod slow;
+#[path = "flow/slowhttptest.rs"]
+mod slowhttptest;
 #[path = "flow/streams.rs"]
 mod streams;
 

@@ -36,8 +36,8 @@ pub struct Site {
 /// Where clients connect, and whom they trust.
 #[derive(Clone)]
 pub struct Doors {
-    https: SocketAddr,
-    authority: CertificateDer<'static>,
+    pub https: SocketAddr,
+    pub authority: CertificateDer<'static>,
 }
 
 impl Doors {
@@ -120,7 +120,7 @@ impl Stack {
         stack
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -149,6 +149,13 @@ impl Stack {
             self.add_certificate_after(id, slug, hostname, &socket).await;
         }
         Site { id, instance }
+    }
+
+    /// A site whose instance is whatever listens at `socket`.
+    pub async fn site_at(&self, slug: &str, hostname: &str, socket: &Path) -> SiteId {
+        let id = SiteId::generate();
+        self.add_certificate_after(id, slug, hostname, socket).await;
+        id
     }
 
     async fn add_certificate_after(&self, id: SiteId, slug: &str, hostname: &str, socket: &Path) {

@@ -5,42 +5,16 @@ use std::time::{Duration, Instant};
 use crate::{
     A, B,
     client::Stream,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RESET, SETTINGS,
+        WINDOW_UPDATE, frame, literal,
+    },
     get,
     stack::{Site, Stack},
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More than one attacker may cost, in bytes.
 const MUCH: u64 = 64 << 20;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).expect("is short").to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A literal header that goes into the table of the connection, or does not.
-fn literal(indexed: bool, name: &str, value: &str) -> Vec<u8> {
-    let mut block = vec![if indexed { 0x40 } else { 0 }];
-    for text in [name, value] {
-        assert!(text.len() < 127, "has a short length");
-        block.push(u8::try_from(text.len()).expect("is short"));
-        block.extend(text.as_bytes());
-    }
-    block
-}
 
 /// The head of a request.
 fn head(method: &str, path: &str) -> Vec<u8> {
