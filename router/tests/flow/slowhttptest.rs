@@ -69,7 +69,7 @@ async fn slow_clients_hold_nothing_for_long() {
     stack.arrived(B).await;
     let doors = stack.doors();
     for (mode, path) in
-        [("-H", "/who"), ("-B", "/sink"), ("-X", "/large?50000000"), ("-R", "/large?50000000")]
+        [("-H", "/who"), ("-B", "/sink"), ("-X", "/large?50000000"), ("-R", "/large?200000")]
     {
         let (door, lives) = door(doors.https, trusting(&doors.authority, &[])).await;
         let mut attack = Command::new("slowhttptest");
