@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     Edge,
-    certificates::SealedCertificate,
+    certificates::{SealedCertificate, shared},
     route_table::{EdgeRow, Reading, RouteRow, Table},
 };
 
@@ -31,6 +31,8 @@ const MAGIC: [u8; 8] = *b"TA3LEMRT";
 /// Raised when the contents change so that an older router must not read them.
 const FORMAT: u32 = 1;
 const HEAD_BYTES: usize = 8 + 4 + 8 + 32;
+/// Most intermediates of one chain; a few bytes name each, so more could take any amount of memory.
+const MAX_INTERMEDIATES: usize = 16;
 /// Larger files are not ours.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Changes that come together are written together.
@@ -102,6 +104,11 @@ pub fn encode(table: &Table, region: &str, now: OffsetDateTime) -> Result<Vec<u8
     let mut certificates = Vec::with_capacity(table.certificates().len());
     for certificate in table.certificates() {
         let [leaf, rest @ ..] = certificate.chain.as_slice() else { continue };
+        if rest.len() > MAX_INTERMEDIATES {
+            // No client takes such a chain, and no reader would take this file with it.
+            tracing::warn!(host = %certificate.hostname, "a chain is too long for the snapshot");
+            continue;
+        }
         let chain = rest.iter().map(|der| {
             *places.entry(der).or_insert_with(|| {
                 intermediates.push(der);
@@ -174,11 +181,14 @@ fn from_contents(contents: Contents, region: &str) -> Result<Snapshot, SnapshotE
     let intermediates: Result<Vec<_>, _> = contents
         .intermediates
         .iter()
-        .map(|text| bytes_of(text).map(CertificateDer::from))
+        .map(|text| bytes_of(text).map(CertificateDer::from).map(shared))
         .collect();
     let intermediates = intermediates?;
     let mut certificates = Vec::with_capacity(contents.certificates.len());
     for row in contents.certificates {
+        if row.intermediates.len() > MAX_INTERMEDIATES {
+            return Err(SnapshotError::Damaged("a chain is too long"));
+        }
         let mut chain = vec![CertificateDer::from(bytes_of(&row.leaf)?)];
         for place in row.intermediates {
             let der = intermediates.get(place);
@@ -299,6 +309,15 @@ mod tests {
 
     use super::*;
 
+    fn with_head(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(FORMAT.to_be_bytes());
+        bytes.extend((payload.len() as u64).to_be_bytes());
+        bytes.extend(Sha256::digest(payload));
+        bytes.extend(payload);
+        bytes
+    }
+
     fn bytes() -> Vec<u8> {
         let site_id = SiteId::generate();
         let routes = vec![RouteRow {
@@ -344,6 +363,41 @@ mod tests {
         assert!(matches!(decode(&bytes, "other"), Err(SnapshotError::Region(_))));
     }
 
+    /// The snapshot of one certificate whose chain has so many intermediates; they are as long as
+    /// `long`, and all the same.
+    fn of_chain(intermediates: usize, long: usize) -> Vec<u8> {
+        let contents = Contents {
+            region: "r".into(),
+            taken_at: 0,
+            routes: Vec::new(),
+            intermediates: vec![BASE64.encode(vec![7; long])],
+            certificates: vec![CertificateRow {
+                id: Uuid::nil(),
+                site_id: None,
+                hostname: "a.test".into(),
+                leaf: BASE64.encode([1]),
+                intermediates: vec![0; intermediates],
+                sealed_key: String::new(),
+                not_after: 0,
+                version: 1,
+            }],
+            edges: Vec::new(),
+        };
+        let payload = serde_json::to_vec(&contents).expect("is JSON");
+        with_head(&payload)
+    }
+
+    #[test]
+    fn few_bytes_do_not_become_many() {
+        let snapshot = decode(&of_chain(MAX_INTERMEDIATES, 1 << 16), "r").expect("is read");
+        let certificate = snapshot.table.certificate("a.test").expect("is there");
+        assert_eq!(certificate.chain.len(), 1 + MAX_INTERMEDIATES);
+        let [_, one, .., other] = certificate.chain.as_slice() else { panic!("a long chain") };
+        assert_eq!(one.as_ref().as_ptr(), other.as_ref().as_ptr(), "the same bytes, not a copy");
+        let longer = decode(&of_chain(MAX_INTERMEDIATES + 1, 1), "r");
+        assert!(matches!(longer, Err(SnapshotError::Damaged("a chain is too long"))));
+    }
+
     #[test]
     fn the_one_before_is_used_when_the_last_is_damaged() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -376,12 +430,7 @@ mod tests {
         fn any_bytes_are_answered(payload in proptest::collection::vec(any::<u8>(), 0..300),
                                   text in "[\\[\\]{}\":,a-z0-9]{0,200}") {
             for payload in [payload, text.into_bytes()] {
-                let mut bytes = MAGIC.to_vec();
-                bytes.extend(FORMAT.to_be_bytes());
-                bytes.extend((payload.len() as u64).to_be_bytes());
-                bytes.extend(Sha256::digest(&payload));
-                bytes.extend(&payload);
-                prop_assert!(decode(&bytes, "r").is_err());
+                prop_assert!(decode(&with_head(&payload), "r").is_err());
                 prop_assert!(decode(&payload, "r").is_err());
             }
         }
