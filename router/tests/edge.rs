@@ -336,13 +336,15 @@ async fn http2(stack: &Stack) {
         (http::Request::get(format!("https://{B}/who")), 404),
         (http::Request::get(format!("https://{A_OWN}/who")).header("host", B), 400),
         (http::Request::get(format!("https://{A_OWN}/who")).header("content-length", "9"), 200),
-        (http::Request::post(format!("https://{A_OWN}/echo")).header("content-length", ""), 400),
     ] {
         let body = bytes::Bytes::from_static(b"some text");
         let request = request.body(Full::new(body)).expect("is a request");
         let answer = sender.send_request(request).await.expect("answers");
         assert_eq!(answer.status(), status);
     }
+    let empty = http::Request::post(format!("https://{A_OWN}/echo")).header("content-length", "");
+    let empty = empty.body(Full::default()).expect("is a request");
+    assert_eq!(sender.send_request(empty).await.expect("answers").status(), 400);
 }
 
 async fn metrics(stack: &Stack) {
