@@ -20,6 +20,7 @@ use futures_util::future::join_all;
 use provisioner::instances::{InstanceRuntime, RuntimeError};
 use rig::{Rig, SECRET, is_gone};
 
+/// Not to be run by hand: the other tests run it, with `--exact instance_process --ignored --nocapture`.
 #[test]
 #[ignore = "is the process that the other tests start"]
 fn instance_process() {

@@ -441,7 +441,7 @@ async fn many_are_made_at_once() {
 /// Prints how long a site's database takes; run by hand on an idle machine:
 /// `cargo test -p provisioner --test site_database -- --ignored --nocapture`.
 #[tokio::test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, which needs an idle machine"]
 async fn measure_the_making_of_a_site() {
     let server = Server::start(
         SAME_USER,

@@ -182,7 +182,7 @@ pub async fn tls(
         End::Here => {
             let server_name = hello.server_name.clone();
             let gone = Arc::new(WatchClient::default());
-            let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
+            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
             let secured = tls::secure(stream, hello, configuration, deadline).await?;
             let client = Client::new(visitor, server_name, true, gone);
             Ok(Arrived::Here(Box::new(secured), Arc::new(client)))

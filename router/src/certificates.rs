@@ -134,7 +134,7 @@ impl SealedCertificate {
 }
 
 /// The same bytes once for all chains: there are few intermediates and many chains.
-fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
+pub(crate) fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
     static SHARED: LazyLock<Mutex<HashSet<&'static [u8]>>> = LazyLock::new(Mutex::default);
     let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = all.get(der.as_ref()) {

@@ -80,7 +80,8 @@ pub async fn forward(
         && headers::asks_for_websocket(&head.method, head.version, &head.headers);
     let client_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket);
     headers::clean_request(&mut head.headers);
-    let upload = (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes));
+    let upload =
+        (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes, edge.limits.sending()));
     record.upload.clone_from(&upload);
     let mut forwarding = Forwarding {
         edge,

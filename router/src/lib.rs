@@ -80,6 +80,9 @@ use workers::Workers;
 const READY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a connection without a request is kept at a stop, in case its client is just sending one.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long before the end of the drain time WebSockets and event streams are told to end, at most a
+/// quarter of it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What every connection and every request shares.
 #[derive(Debug)]
@@ -128,6 +131,8 @@ pub struct Edge {
     pub stopping: CancellationToken,
     /// Cancelled when another router has taken this one's place.
     pub replaced: CancellationToken,
+    /// Cancelled when the drain time is about to be over: what has no end of its own ends now.
+    pub farewell: CancellationToken,
     linger: OnceLock<Duration>,
 }
 
@@ -175,14 +180,7 @@ impl Router {
     /// When the keys cannot be read or an address is taken.
     pub fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics().map_err(anyhow::Error::msg)?;
-        let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
-        anyhow::ensure!(
-            ring.region() == config.region,
-            "the keys in {} are of region '{}', the router's region is '{}'",
-            config.region_keys.display(),
-            ring.region(),
-            config.region,
-        );
+        let ring = ring(&config)?;
         let database = database(&config)?;
         let (siblings, sibling, mut predecessor) = others(config.handover_socket.as_deref())?;
         let mut bind = |field, address| bind(field, address, predecessor.as_mut());
@@ -219,6 +217,7 @@ impl Router {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             replaced: CancellationToken::new(),
+            farewell: CancellationToken::new(),
             linger: OnceLock::new(),
         });
         let tls = tls::configuration(
@@ -345,6 +344,18 @@ fn traces(config: &Config) -> anyhow::Result<Option<(Traces, traces::Exporter)>>
     made.context("traces: cannot be sent there").map(Some)
 }
 
+fn ring(config: &Config) -> anyhow::Result<KeyRing> {
+    let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
+    anyhow::ensure!(
+        ring.region() == config.region,
+        "the keys in {} are of region '{}', the router's region is '{}'",
+        config.region_keys.display(),
+        ring.region(),
+        config.region,
+    );
+    Ok(ring)
+}
+
 fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {
     config.control_database_url.parse().context("control_database_url is not a postgres URL")
 }
@@ -466,7 +477,12 @@ async fn drain(edge: &Edge, config: &Config, replaced: bool) {
     }
     edge.stopping.cancel();
     edge.tasks.close();
-    let mut finished = timeout(config.drain, edge.tasks.wait()).await;
+    let farewell = FAREWELL.min(config.drain / 4);
+    let mut finished = timeout(config.drain - farewell, edge.tasks.wait()).await;
+    if finished.is_err() {
+        edge.farewell.cancel();
+        finished = timeout(farewell, edge.tasks.wait()).await;
+    }
     if finished.is_err() && replaced && edge.held.number() > 0 {
         // They wait by order, and the next router serves: they have the time that they were promised.
         finished = timeout(edge.limits.longest_hold(), edge.tasks.wait()).await;

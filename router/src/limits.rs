@@ -1,5 +1,5 @@
 //! Every limit of the router that no plan sets, in one place, and what they are for. [`Limits`] are
-//! those that the configuration may change; `gcra` and `addresses` hold to them.
+//! those that the configuration may change; `gcra`, `pace` and `addresses` hold to them.
 
 use std::time::Duration;
 
@@ -7,9 +7,11 @@ use serde::Deserialize;
 
 pub mod addresses;
 pub mod gcra;
+pub mod pace;
 
 use crate::{config::network::Network, route_source::NEWS_BOUND};
 use gcra::Rate;
+use pace::Pace;
 
 /// A client must have said its ClientHello, and finished the handshake, within this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +29,7 @@ pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Most requests at once on an HTTP/2 connection.
 pub const MAX_STREAMS: u32 = 100;
-/// The longest pause inside the body of a request or an answer.
+/// The longest pause inside the body of an answer.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause in both directions of a WebSocket.
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -112,8 +114,14 @@ pub struct Limits {
     pub held: u64,
     /// Longest time that one request waits for a held site.
     pub hold_secs: u32,
-    /// A client that takes nothing of an answer for this long is cut off.
+    /// A client that takes nothing of an answer for this long is cut off; also one that takes less
+    /// than [`Limits::least_bytes_per_second`] for this long.
     pub write_stall_secs: u32,
+    /// A client that sends nothing of a request's body for this long, or less than
+    /// [`Limits::least_bytes_per_second`], is answered 408.
+    pub body_grace_secs: u32,
+    /// What a slow client must send or take in a second, in bytes.
+    pub least_bytes_per_second: u32,
     /// An HTTP/2 connection without a request for this long is closed.
     pub idle_secs: u32,
 }
@@ -133,7 +141,9 @@ impl Default for Limits {
             held_per_address: 64,
             held: 20_000,
             hold_secs: 30,
-            write_stall_secs: 60,
+            write_stall_secs: 40,
+            body_grace_secs: 30,
+            least_bytes_per_second: 240,
             idle_secs: 120,
         }
     }
@@ -151,6 +161,8 @@ impl Limits {
             ("requests_per_second", self.requests_per_second.into()),
             ("request_burst", self.request_burst.into()),
             ("write_stall_secs", self.write_stall_secs.into()),
+            ("body_grace_secs", self.body_grace_secs.into()),
+            ("least_bytes_per_second", self.least_bytes_per_second.into()),
             ("idle_secs", self.idle_secs.into()),
         ];
         let zero = numbers.iter().filter(|(_, number)| *number == 0);
@@ -175,6 +187,17 @@ impl Limits {
     /// A client that takes nothing of an answer for this long is cut off.
     pub const fn write_stall(&self) -> Duration {
         Duration::from_secs(self.write_stall_secs as u64)
+    }
+
+    /// How a client must take what is sent to it.
+    pub const fn taking(&self) -> Pace {
+        Pace { grace: self.write_stall(), bytes_per_second: self.least_bytes_per_second }
+    }
+
+    /// How a client must send the body of a request.
+    pub const fn sending(&self) -> Pace {
+        let grace = Duration::from_secs(self.body_grace_secs as u64);
+        Pace { grace, bytes_per_second: self.least_bytes_per_second }
     }
 
     /// An HTTP/2 connection without a request for this long is closed.

@@ -170,7 +170,7 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
     let configuration = match speaks {
         Speaks::Http => {
             let gone = Arc::new(WatchClient::default());
-            let stream = Patient::new(stream, edge.limits.write_stall(), Arc::clone(&gone));
+            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
             let client = Arc::new(Client::new(visitor, None, false, gone));
             return Box::pin(http1(&edge, stream, client, request::redirect)).await;
         }

@@ -27,7 +27,7 @@ use pieces::{Base64, Each, Summed};
 
 use crate::{
     Edge,
-    certificates::SealedCertificate,
+    certificates::{SealedCertificate, shared},
     route_table::{EdgeRow, Reading, RouteRow, Table},
 };
 
@@ -35,6 +35,8 @@ const MAGIC: [u8; 8] = *b"TA3LEMRT";
 /// Raised when the contents change so that an older router must not read them.
 const FORMAT: u32 = 1;
 const HEAD_BYTES: usize = 8 + 4 + 8 + 32;
+/// Most intermediates of one chain; a few bytes name each, so more could take any amount of memory.
+const MAX_INTERMEDIATES: usize = 16;
 /// Larger files are not ours.
 const MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Written at once.
@@ -113,6 +115,14 @@ pub fn encode_to(
 ) -> Result<(), SnapshotError> {
     let mut intermediates: Vec<&CertificateDer<'_>> = Vec::new();
     let mut places: HashMap<&CertificateDer<'_>, usize> = HashMap::new();
+    let fits = |certificate: &&Arc<SealedCertificate>| {
+        let fits = certificate.chain.len() <= MAX_INTERMEDIATES + 1;
+        if !fits {
+            // No client takes such a chain, and no reader would take this file with it.
+            tracing::warn!(host = %certificate.hostname, "a chain is too long for the snapshot");
+        }
+        fits
+    };
     for certificate in table.certificates() {
         for der in certificate.chain.iter().skip(1) {
             places.entry(der).or_insert_with(|| {
@@ -121,7 +131,7 @@ pub fn encode_to(
             });
         }
     }
-    let certificates = table.certificates().filter_map(|certificate| {
+    let certificates = table.certificates().filter(fits).filter_map(|certificate| {
         let [leaf, rest @ ..] = certificate.chain.as_slice() else { return None };
         Some(CertificateRow {
             id: certificate.id,
@@ -199,9 +209,12 @@ fn from_contents(contents: Contents<'_>, region: &str) -> Result<Snapshot, Snaps
         return Err(SnapshotError::Region(contents.region));
     }
     let intermediates: Vec<CertificateDer<'_>> =
-        contents.intermediates.into_iter().map(|der| der.0.into_owned().into()).collect();
+        contents.intermediates.into_iter().map(|der| shared(der.0.into_owned().into())).collect();
     let mut certificates = Vec::with_capacity(contents.certificates.len());
     for row in contents.certificates {
+        if row.intermediates.len() > MAX_INTERMEDIATES {
+            return Err(SnapshotError::Damaged("a chain is too long"));
+        }
         let mut chain = vec![CertificateDer::from(row.leaf.0.into_owned())];
         for place in row.intermediates {
             let der = intermediates.get(place);
@@ -324,6 +337,15 @@ mod tests {
 
     use super::*;
 
+    fn with_head(payload: &[u8]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(FORMAT.to_be_bytes());
+        bytes.extend((payload.len() as u64).to_be_bytes());
+        bytes.extend(Sha256::digest(payload));
+        bytes.extend(payload);
+        bytes
+    }
+
     fn table() -> Table {
         let site_id = SiteId::generate();
         let routes = vec![RouteRow {
@@ -372,6 +394,38 @@ mod tests {
         assert!(matches!(decode(&bytes, "other"), Err(SnapshotError::Region(_))));
     }
 
+    /// The snapshot of one certificate whose chain has so many intermediates; they are as long as
+    /// `long`, and all the same.
+    fn of_chain(intermediates: usize, long: usize) -> Vec<u8> {
+        let certificate = CertificateRow {
+            id: Uuid::nil(),
+            site_id: None,
+            hostname: "a.test".into(),
+            leaf: Base64(vec![1].into()),
+            intermediates: vec![0; intermediates],
+            sealed_key: Base64(Vec::new().into()),
+            not_after: 0,
+            version: 1,
+        };
+        let contents = serde_json::json!({
+            "region": "r", "taken_at": 0, "routes": [], "certificates": [certificate],
+            "intermediates": [Base64(vec![7; long].into())],
+        });
+        let payload = serde_json::to_vec(&contents).expect("is JSON");
+        with_head(&payload)
+    }
+
+    #[test]
+    fn few_bytes_do_not_become_many() {
+        let snapshot = decode(&of_chain(MAX_INTERMEDIATES, 1 << 16), "r").expect("is read");
+        let certificate = snapshot.table.certificate("a.test").expect("is there");
+        assert_eq!(certificate.chain.len(), 1 + MAX_INTERMEDIATES);
+        let [_, one, .., other] = certificate.chain.as_slice() else { panic!("a long chain") };
+        assert_eq!(one.as_ref().as_ptr(), other.as_ref().as_ptr(), "the same bytes, not a copy");
+        let longer = decode(&of_chain(MAX_INTERMEDIATES + 1, 1), "r");
+        assert!(matches!(longer, Err(SnapshotError::Damaged("a chain is too long"))));
+    }
+
     #[test]
     fn the_one_before_is_used_when_the_last_is_damaged() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -404,12 +458,7 @@ mod tests {
         fn any_bytes_are_answered(payload in proptest::collection::vec(any::<u8>(), 0..300),
                                   text in "[\\[\\]{}\":,a-z0-9]{0,200}") {
             for payload in [payload, text.into_bytes()] {
-                let mut bytes = MAGIC.to_vec();
-                bytes.extend(FORMAT.to_be_bytes());
-                bytes.extend((payload.len() as u64).to_be_bytes());
-                bytes.extend(Sha256::digest(&payload));
-                bytes.extend(&payload);
-                prop_assert!(decode(&bytes, "r").is_err());
+                prop_assert!(decode(&with_head(&payload), "r").is_err());
                 prop_assert!(decode(&payload, "r").is_err());
             }
         }

@@ -28,7 +28,7 @@ mod many;
 
 use std::time::Duration;
 
-use client::Answer;
+use client::{Answer, ask_for_websocket};
 use http_body_util::{BodyExt, Full};
 use stack::Stack;
 
@@ -224,6 +224,7 @@ async fn malformed(stack: &Stack, a: &stack::Site) {
         (400, with_host("POST / HTTP/1.1", "Content-Length: +1\r\n")),
         (400, with_host("GET / HTTP/1.1", "X : y\r\n")),
         (400, with_host("GET * HTTP/1.1", "")),
+        (400, with_host("GET /caf\u{e9} HTTP/1.1", "")),
         (405, with_host("CONNECT alpha.platform.test:443 HTTP/1.1", "")),
         (405, with_host("TRACE / HTTP/1.1", "")),
         (501, with_host("get / HTTP/1.1", "")),
@@ -247,14 +248,8 @@ async fn malformed(stack: &Stack, a: &stack::Site) {
 }
 
 async fn websocket(stack: &Stack) {
-    let ask = |path: &str| {
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: {A}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-    };
     let mut stream = stack.connect(A).await;
-    stream.send(ask("/socket")).await;
+    stream.send(ask_for_websocket(A, "/socket")).await;
     stream.read_until("101 Switching Protocols").await;
     for word in ["hello", "again"] {
         stream.send(word.to_owned()).await;
@@ -263,7 +258,7 @@ async fn websocket(stack: &Stack) {
     drop(stream);
     // An instance that does not switch: what follows is a request to the router, not to it.
     let mut stream = stack.connect(A).await;
-    stream.send(ask("/who")).await;
+    stream.send(ask_for_websocket(A, "/who")).await;
     stream.read_until("alpha").await;
     stream.send(get(B, "/who")).await;
     stream.read_until(" 421 ").await;
@@ -357,6 +352,9 @@ async fn http2(stack: &Stack) {
         let answer = sender.send_request(request).await.expect("answers");
         assert_eq!(answer.status(), status);
     }
+    let empty = http::Request::post(format!("https://{A_OWN}/echo")).header("content-length", "");
+    let empty = empty.body(Full::default()).expect("is a request");
+    assert_eq!(sender.send_request(empty).await.expect("answers").status(), 400);
 }
 
 async fn metrics(stack: &Stack) {

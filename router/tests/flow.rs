@@ -10,6 +10,8 @@ mod instance;
 mod client;
 #[path = "edge/control_database.rs"]
 mod control_database;
+#[path = "edge/frames.rs"]
+mod frames;
 #[path = "edge/stack.rs"]
 mod stack;
 #[path = "edge/told.rs"]
@@ -20,6 +22,10 @@ mod attacks;
 mod hold;
 #[path = "flow/limits.rs"]
 mod limits;
+#[path = "flow/slow.rs"]
+mod slow;
+#[path = "flow/slowhttptest.rs"]
+mod slowhttptest;
 #[path = "flow/streams.rs"]
 mod streams;
 

@@ -100,7 +100,6 @@ impl Stream {
         let ends = self.events.as_mut().is_some_and(|events| events.end(cx));
         if ends {
             self.connection = None;
-            self.edge.metrics.cut_streams.increment(1);
         }
         ends
     }

@@ -1,5 +1,5 @@
 //! A stream of events on its way to a client (`text/event-stream`). It has no end, so when its site is
-//! held the router ends it, after a whole event: the browser then connects again, and that waits.
+//! held, or the router ends, the router ends it, after a whole event: the browser then connects again, and that waits.
 
 use std::{
     pin::Pin,
@@ -30,7 +30,14 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// A stream of the site that has not begun.
     pub fn new(edge: &Arc<Edge>, site: &Arc<Site>) -> Self {
-        let held = hold::begins(Arc::clone(edge), Arc::clone(site));
+        let (edge, site) = (Arc::clone(edge), Arc::clone(site));
+        let held = async move {
+            let farewell = edge.farewell.clone();
+            tokio::select! {
+                () = hold::begins(Arc::clone(&edge), site) => edge.metrics.cut_streams.increment(1),
+                () = farewell.cancelled() => {}
+            }
+        };
         // As if an event had just ended.
         Self { held: Some(Box::pin(held)), patience: None, tail: *b"\n\n\n\n", over: false }
     }

@@ -1,6 +1,6 @@
 //! A WebSocket between a client and an instance: bytes both ways, from the moment when the instance
 //! has agreed. Before that no byte of the client reaches the instance outside of a request. When the
-//! site is held both sides are told to connect again.
+//! site is held, or the router ends, both sides are told to connect again.
 
 use std::{
     io,
@@ -69,10 +69,10 @@ async fn run(
     let (instance_reader, instance_writer) = split(instance);
     let instance_reader = io::Cursor::new(said).chain(instance_reader);
     let active = AtomicBool::new(true);
-    let held = CancellationToken::new();
+    let over = CancellationToken::new();
     let both = async {
-        let up = pump(client_reader, instance_writer, &active, &held, &CLOSE_TO_INSTANCE);
-        let down = pump(instance_reader, client_writer, &active, &held, &CLOSE_TO_CLIENT);
+        let up = pump(client_reader, instance_writer, &active, &over, &CLOSE_TO_INSTANCE);
+        let down = pump(instance_reader, client_writer, &active, &over, &CLOSE_TO_CLIENT);
         let (up, down) = (pin!(up), pin!(down));
         // Whoever has not ended yet may answer the other's farewell, and no longer.
         match select(up, down).await {
@@ -81,26 +81,28 @@ async fn run(
         }
     };
     let closing = async {
-        hold::begins(Arc::clone(edge), site).await;
-        edge.metrics.cut_streams.increment(1);
-        held.cancel();
+        tokio::select! {
+            () = hold::begins(Arc::clone(edge), site) => edge.metrics.cut_streams.increment(1),
+            () = edge.farewell.cancelled() => {}
+        }
+        over.cancel();
         tokio::time::sleep(2 * limits::FAREWELL_TIMEOUT).await;
     };
     tokio::select! {
         // An end of any kind is the end of a WebSocket; there is nobody to tell.
         _ = both => {}
-        () = closing => tracing::debug!("a WebSocket of a held site did not come to an end"),
+        () = closing => tracing::debug!("a WebSocket that was told to end did not"),
         () = idle(&active) => tracing::debug!("a WebSocket was idle for too long"),
     }
 }
 
-/// Passes one direction on. When the site is held, `farewell` is said after the frame that is on its
-/// way, and nothing more.
+/// Passes one direction on. When it is over, `farewell` is said after the frame that is on its way, and
+/// nothing more; a frame that does not come to its end is cut without.
 async fn pump(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     active: &AtomicBool,
-    held: &CancellationToken,
+    over: &CancellationToken,
     farewell: &[u8],
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -108,23 +110,28 @@ async fn pump(
     loop {
         let length = tokio::select! {
             biased;
-            () = held.cancelled(), if frames.at_boundary() => {
-                writer.write_all(farewell).await?;
-                writer.flush().await?;
-                // The other side answers with its own close; then the connection ends.
-                return discard(reader).await;
-            }
+            () = over.cancelled(), if frames.at_boundary() => break,
             length = reader.read(&mut buffer) => length?,
         };
         active.store(true, Ordering::Relaxed);
         if length == 0 {
             return writer.shutdown().await;
         }
-        let data = buffer.get(..length).unwrap_or_default();
-        frames.pass(data);
+        let mut data = buffer.get(..length).unwrap_or_default();
+        if over.is_cancelled() {
+            // What follows this frame is not begun: a busy sender never stops between two reads.
+            let end = frames.pass_frame(data).unwrap_or(length);
+            data = data.get(..end).unwrap_or_default();
+        } else {
+            frames.pass(data);
+        }
         writer.write_all(data).await?;
         writer.flush().await?;
     }
+    writer.write_all(farewell).await?;
+    writer.flush().await?;
+    // The other side answers with its own close; then the connection ends.
+    discard(reader).await
 }
 
 /// Reads until the end, or until what a farewell needs has come.
@@ -144,5 +151,54 @@ async fn idle(active: &AtomicBool) {
     while quiet <= CHECKS {
         checks.tick().await;
         quiet = if active.swap(false, Ordering::Relaxed) { 0 } else { quiet + 1 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of text, as servers send it.
+    fn frame(text: &str) -> Vec<u8> {
+        [&[0x81, text.len() as u8], text.as_bytes()].concat()
+    }
+
+    #[tokio::test]
+    async fn the_farewell_comes_after_the_frame_that_is_on_its_way() {
+        let (mut instance, reader) = tokio::io::duplex(1_024);
+        let (writer, mut client) = tokio::io::duplex(1_024);
+        let (active, over) = (AtomicBool::new(false), CancellationToken::new());
+        let pumping = pump(reader, writer, &active, &over, &CLOSE_TO_CLIENT);
+        let talking = async {
+            let (first, second, third) = (frame("first"), frame("second"), frame("third"));
+            // No frame ends where a piece ends.
+            let begin = [&first[..], &second[..3]].concat();
+            instance.write_all(&begin).await.expect("is taken");
+            let mut got = vec![0; begin.len()];
+            client.read_exact(&mut got).await.expect("comes");
+            assert_eq!(got, begin);
+            over.cancel();
+            let more = [&second[3..], &third[..4]].concat();
+            instance.write_all(&more).await.expect("is taken");
+            drop(instance);
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.expect("ends");
+            assert_eq!(rest, [&second[3..], &CLOSE_TO_CLIENT[..]].concat());
+        };
+        let (pumped, ()) = futures_util::future::join(pumping, talking).await;
+        pumped.expect("ends well");
+    }
+
+    #[tokio::test]
+    async fn between_two_frames_the_farewell_comes_at_once() {
+        let (_instance, reader) = tokio::io::duplex(1_024);
+        let (writer, mut client) = tokio::io::duplex(1_024);
+        let (active, over) = (AtomicBool::new(false), CancellationToken::new());
+        over.cancel();
+        let pumping = pump(reader, writer, &active, &over, &CLOSE_TO_CLIENT);
+        let mut got = [0; 4];
+        let (pumped, read) = futures_util::future::join(pumping, client.read_exact(&mut got)).await;
+        assert_eq!((read.expect("comes"), got), (4, CLOSE_TO_CLIENT));
+        pumped.expect("waits for an answer, and not for ever");
     }
 }

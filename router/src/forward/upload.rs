@@ -1,7 +1,7 @@
 //! The body of a request on its way to an instance. It streams; only its first
 //! [`REPLAY_BYTES`] are kept, and only until the instance has begun to answer, so that a request
 //! which the instance refused unprocessed can be sent again elsewhere. It also holds the limits: how
-//! long the body may be, and how long the client may pause.
+//! long the body may be, and how slowly it may come.
 
 use std::{
     pin::Pin,
@@ -16,7 +16,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
-    limits::{BODY_IDLE_TIMEOUT, REPLAY_BYTES},
+    limits::{
+        REPLAY_BYTES,
+        pace::{Pace, Patience},
+    },
     rejection::Reason,
 };
 
@@ -46,7 +49,9 @@ struct State<B> {
     ended: bool,
     failure: Option<Reason>,
     last_received: Instant,
-    pause: Pin<Box<Sleep>>,
+    // Counts only while the client is waited for: not while the instance takes its time.
+    patience: Patience,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// One attempt to send an upload.
@@ -73,7 +78,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// The upload of a body.
-    pub fn new(client: B, limit_bytes: u64) -> Arc<Self> {
+    pub fn new(client: B, limit_bytes: u64, pace: Pace) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             client,
             limit_bytes,
@@ -85,7 +90,8 @@ where
             ended: false,
             failure: None,
             last_received: Instant::now(),
-            pause: Box::pin(sleep(BODY_IDLE_TIMEOUT)),
+            patience: Patience::new(pace),
+            timer: Box::pin(sleep(pace.grace)),
         })))
     }
 
@@ -151,11 +157,14 @@ where
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Next {
         let Poll::Ready(frame) = Pin::new(&mut self.client).poll_frame(cx) else {
-            ready!(self.pause.as_mut().poll(cx));
+            let end = self.patience.waits(Instant::now());
+            if self.timer.deadline() != end {
+                self.timer.as_mut().reset(end);
+            }
+            ready!(self.timer.as_mut().poll(cx));
             return self.fail(Reason::BodyTimeout);
         };
         self.last_received = Instant::now();
-        self.pause.as_mut().reset(self.last_received + BODY_IDLE_TIMEOUT);
         let frame = match frame {
             None => {
                 self.ended = true;
@@ -166,6 +175,7 @@ where
         };
         match frame.into_data() {
             Ok(data) => {
+                self.patience.passed(self.last_received, data.len());
                 self.received_bytes = self.received_bytes.saturating_add(data.len() as u64);
                 if self.received_bytes > self.limit_bytes {
                     return self.fail(Reason::BodyTooLarge);
@@ -284,10 +294,13 @@ mod tests {
 
     type Piece = Result<Frame<Bytes>, std::io::Error>;
 
+    const PACE: Pace =
+        Pace { grace: std::time::Duration::from_millis(50), bytes_per_second: 1_000 };
+
     fn upload(sizes: &[usize], limit: u64) -> Arc<Upload<impl Body<Data = Bytes> + Unpin + use<>>> {
         let pieces: Vec<Piece> =
             sizes.iter().map(|size| Ok(Frame::data(Bytes::from(vec![b'x'; *size])))).collect();
-        Upload::new(StreamBody::new(futures_util::stream::iter(pieces)), limit)
+        Upload::new(StreamBody::new(futures_util::stream::iter(pieces)), limit, PACE)
     }
 
     async fn length(attempt: Attempt<impl Body<Data = Bytes> + Unpin>) -> Result<usize, Reason> {
@@ -317,6 +330,29 @@ mod tests {
         let first = upload.attempt().expect("nothing sent yet");
         assert_eq!(length(first).await, Ok(REPLAY_BYTES + 1));
         assert!(upload.has_ended() && upload.attempt().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_end_that_comes_byte_by_byte_fails() {
+        let drops = futures_util::stream::unfold((), |()| async {
+            sleep(std::time::Duration::from_millis(10)).await;
+            Some((Piece::Ok(Frame::data(Bytes::from_static(b"x"))), ()))
+        });
+        let upload = Upload::new(StreamBody::new(Box::pin(drops)), u64::MAX, PACE);
+        let first = upload.attempt().expect("nothing sent yet");
+        assert_eq!(length(first).await, Err(Reason::BodyTimeout));
+        assert_eq!(upload.failure(), Some(Reason::BodyTimeout));
+    }
+
+    #[tokio::test]
+    async fn a_slow_instance_is_not_the_clients_fault() {
+        let upload = upload(&[10; 4], 100);
+        let mut first = upload.attempt().expect("nothing sent yet");
+        while let Some(frame) = first.frame().await {
+            assert!(frame.is_ok());
+            sleep(2 * PACE.grace).await;
+        }
+        assert!(upload.has_ended());
     }
 
     #[tokio::test]

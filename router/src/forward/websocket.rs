@@ -22,23 +22,37 @@ impl Frames {
 
     /// Follows what passes.
     pub fn pass(&mut self, mut data: &[u8]) {
-        while let Some((first, rest)) = data.split_first() {
+        while let Some(end) = self.pass_frame(data) {
+            data = data.get(end..).unwrap_or_default();
+        }
+    }
+
+    /// Follows what passes up to the next end of a frame; where in `data` that is. All of `data`
+    /// when no frame ends in it.
+    pub fn pass_frame(&mut self, data: &[u8]) -> Option<usize> {
+        let mut passed = 0;
+        while let Some((first, rest)) = data.get(passed..)?.split_first() {
             if self.payload > 0 {
-                let taken = usize::try_from(self.payload).unwrap_or(usize::MAX).min(data.len());
+                let left = 1 + rest.len();
+                let taken = usize::try_from(self.payload).unwrap_or(usize::MAX).min(left);
                 self.payload -= taken as u64;
-                data = data.get(taken..).unwrap_or_default();
-                continue;
+                passed += taken;
+            } else {
+                if let Some(place) = self.head.get_mut(self.head_length) {
+                    *place = *first;
+                }
+                self.head_length += 1;
+                passed += 1;
+                if let Some(payload) = self.payload_length() {
+                    self.payload = payload;
+                    self.head_length = 0;
+                }
             }
-            if let Some(place) = self.head.get_mut(self.head_length) {
-                *place = *first;
-            }
-            self.head_length += 1;
-            data = rest;
-            if let Some(payload) = self.payload_length() {
-                self.payload = payload;
-                self.head_length = 0;
+            if self.at_boundary() {
+                return Some(passed);
             }
         }
+        None
     }
 
     /// The length of the payload, once the head is whole.

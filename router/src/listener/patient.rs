@@ -1,5 +1,5 @@
-//! The stream below a client's connection: fails when the client takes nothing for too long, and
-//! notices that the client left while nothing is read of it.
+//! The stream below a client's connection: fails when the client takes nothing, or next to nothing,
+//! for too long, and notices that the client left while nothing is read of it.
 
 use std::{
     io,
@@ -16,6 +16,8 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant, Sleep, sleep, sleep_until},
 };
+
+use crate::limits::pace::{Pace, Patience};
 
 /// Less than this in the longest stall is nothing: pings are answered by clients that take nothing.
 const SOME_BYTES: u64 = 4_096;
@@ -72,41 +74,48 @@ impl Leaves for TcpStream {
     }
 }
 
-/// A stream that fails when the other end takes nothing for too long.
+/// A stream that fails when the other end takes what it gets too slowly.
 pub struct Patient<S> {
     stream: S,
-    limit: Duration,
+    patience: Patience,
     client: Arc<WatchClient>,
-    stalled: Option<Pin<Box<Sleep>>>,
+    // Made when the other end is first waited for; most connections never do.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    /// Fails when the other end takes nothing for `limit`.
-    pub const fn new(stream: S, limit: Duration, client: Arc<WatchClient>) -> Self {
-        Self { stream, limit, client, stalled: None }
+    /// Fails when the other end does not keep the pace.
+    pub const fn new(stream: S, pace: Pace, client: Arc<WatchClient>) -> Self {
+        Self { stream, patience: Patience::new(pace), client, timer: None }
     }
 
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
     ) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
-            return outcome;
+        match outcome {
+            Poll::Ready(Ok(done)) => {
+                let bytes = bytes(&done);
+                if self.timer.is_some() {
+                    self.patience.passed(Instant::now(), bytes);
+                }
+                self.client.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                return Poll::Ready(Ok(done));
+            }
+            Poll::Ready(error) => return Poll::Ready(error),
+            Poll::Pending => {}
         }
-        let end = || Box::pin(sleep_until(Instant::now() + self.limit));
-        match self.stalled.get_or_insert_with(end).as_mut().poll(cx) {
+        let end = self.patience.waits(Instant::now());
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if timer.deadline() != end {
+            timer.as_mut().reset(end);
+        }
+        match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
-    }
-
-    fn wrote(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(length)) = outcome {
-            self.client.written_bytes.fetch_add(length as u64, Ordering::Relaxed);
-        }
-        outcome
     }
 }
 
@@ -127,8 +136,7 @@ impl<S: AsyncWrite + Leaves + Unpin> AsyncWrite for Patient<S> {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, data);
-        let outcome = self.wrote(outcome);
-        self.watch(cx, outcome)
+        self.watch(cx, outcome, |length| *length)
     }
 
     fn poll_write_vectored(
@@ -137,8 +145,7 @@ impl<S: AsyncWrite + Leaves + Unpin> AsyncWrite for Patient<S> {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        let outcome = self.wrote(outcome);
-        self.watch(cx, outcome)
+        self.watch(cx, outcome, |length| *length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -150,11 +157,11 @@ impl<S: AsyncWrite + Leaves + Unpin> AsyncWrite for Patient<S> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(cx, outcome)
+        self.watch(cx, outcome, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.watch(cx, outcome)
+        self.watch(cx, outcome, |()| 0)
     }
 }

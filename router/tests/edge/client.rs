@@ -16,6 +16,14 @@ use tokio_rustls::TlsConnector;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Asks for a WebSocket, as browsers do.
+pub fn ask_for_websocket(host: &str, path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
 /// What came back for one request.
 #[derive(Debug)]
 pub struct Answer {
@@ -81,6 +89,18 @@ impl Stream {
     ) -> std::io::Result<Self> {
         let bytes = secured_over(tcp, server_name, authority, true, &[]).await?;
         Ok(Self { bytes, unread: String::new() })
+    }
+
+    /// As a client that may resume a session of before.
+    pub async fn resumed(
+        address: SocketAddr,
+        server_name: &str,
+        config: &Arc<ClientConfig>,
+    ) -> std::io::Result<Self> {
+        let tcp = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
+        let bytes = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+        Ok(Self { bytes: Box::new(bytes), unread: String::new() })
     }
 
     /// Reads the head of an answer.
@@ -166,6 +186,19 @@ impl Stream {
         buffer
     }
 
+    /// Reads until `last` came, the other end closed, or nothing came for a while.
+    pub async fn read_until_quiet(&mut self, quiet: Duration, last: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(Ok(length @ 1..)) = timeout(quiet, self.bytes.read(&mut buffer)).await {
+            all.extend_from_slice(&buffer[..length]);
+            if all.windows(last.len()).any(|bytes| bytes == last) {
+                break;
+            }
+        }
+        all
+    }
+
     /// Reads until one of `texts` came, and says which.
     pub async fn read_until_any<'a>(&mut self, texts: &[&'a str]) -> &'a str {
         loop {
@@ -238,13 +271,8 @@ async fn secured(
     secured_over(tcp, server_name, authority, has_own_certificate, protocols).await
 }
 
-async fn secured_over(
-    tcp: TcpStream,
-    server_name: &str,
-    authority: &CertificateDer<'static>,
-    has_own_certificate: bool,
-    protocols: &[&[u8]],
-) -> std::io::Result<Box<dyn Bytes>> {
+/// What a client trusts and speaks.
+pub fn trusting(authority: &CertificateDer<'static>, protocols: &[&[u8]]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("is an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -254,6 +282,17 @@ async fn secured_over(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    config
+}
+
+async fn secured_over(
+    tcp: TcpStream,
+    server_name: &str,
+    authority: &CertificateDer<'static>,
+    has_own_certificate: bool,
+    protocols: &[&[u8]],
+) -> std::io::Result<Box<dyn Bytes>> {
+    let mut config = trusting(authority, protocols);
     // A name that nobody has gets the platform's certificate; all others get their own.
     if !has_own_certificate {
         config.dangerous().set_certificate_verifier(Arc::new(AnyName));

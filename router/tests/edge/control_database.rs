@@ -8,8 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use control_types::{
+    SiteId,
+    seal::{KeyRing, certificate_key},
+};
+use rcgen::KeyPair;
 use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
 
 use crate::stack::quit;
 
@@ -116,6 +122,33 @@ impl ControlDatabase {
 
     pub async fn sql(&self) -> PgConnection {
         PgConnection::connect_with(&self.options()).await.expect("connects")
+    }
+
+    /// A certificate of the ring's region, its key sealed with it.
+    pub async fn add_certificate(
+        &self,
+        site: Option<SiteId>,
+        hostname: &str,
+        chain_pem: String,
+        key: &KeyPair,
+        ring: &KeyRing,
+    ) {
+        let id = Uuid::now_v7();
+        let sealed = ring.seal(&certificate_key(id), key.serialize_pem().as_bytes());
+        sqlx::query(
+            "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
+                                      not_before, not_after, source)
+             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day', 'local')",
+        )
+        .bind(id)
+        .bind(site.map(|site| site.0))
+        .bind(hostname)
+        .bind(ring.region())
+        .bind(chain_pem)
+        .bind(sealed.expect("is sealed"))
+        .execute(&mut self.sql().await)
+        .await
+        .expect("is inserted");
     }
 
     /// How a router reaches it.

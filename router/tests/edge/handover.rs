@@ -8,10 +8,19 @@ use std::sync::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 
-use crate::{A, get, stack::Stack};
+use crate::{
+    A,
+    client::{Stream, ask_for_websocket},
+    get,
+    stack::{Doors, Stack},
+};
 
 /// How often the router is replaced; more by hand.
 const TIMES: usize = 3;
+/// A masked frame of text; the instance sends it back as it is.
+const HI: [u8; 8] = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+/// A close frame: 1012, service restart.
+const RESTART: [u8; 4] = [0x88, 0x02, 0x03, 0xf4];
 
 #[allow(clippy::disallowed_methods, reason = "how often is asked for by hand")]
 fn times() -> usize {
@@ -46,37 +55,42 @@ impl Seen {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_one_router_follows_another() {
-    let mut stack = Stack::start().await;
+    let mut stack = Stack::start_draining_in(6).await;
     let site = stack.site("alpha", &[A]).await;
     stack.arrived(A).await;
-    let mut tunnel = stack.connect(A).await;
-    tunnel
-        .send(format!(
-            "GET /socket HTTP/1.1\r\nHost: {A}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
-    tunnel.read_until("101 Switching Protocols").await;
 
     let doors = stack.doors();
     let seen = Arc::new(Seen::default());
     let clients = [
         tokio::spawn(keep_alive(doors.clone(), Arc::clone(&seen))),
         tokio::spawn(one_by_one(doors.clone(), Arc::clone(&seen))),
-        tokio::spawn(http2(doors, Arc::clone(&seen))),
+        tokio::spawn(http2(doors.clone(), Arc::clone(&seen))),
     ];
-    for round in 0..times() {
+    for _ in 0..times() {
         seen.more().await;
+        let mut socket = websocket(&doors).await;
+        let mut idle = doors.connect(A).await;
         let mut old = stack.replace_router().await;
-        if round == 0 {
-            // The old router serves it as long as it drains.
-            tunnel.send("still there".to_owned()).await;
-            tunnel.read_until("still there").await;
-            drop(std::mem::replace(&mut tunnel, stack.connect(A).await));
+        says_hi(&mut socket).await;
+        // A new one ends at the new router, which does not stop.
+        let mut next = websocket(&doors).await;
+        // The old router closes what is idle in the middle of its drain time. The WebSocket stays.
+        assert!(idle.read_some().await.is_empty());
+        says_hi(&mut socket).await;
+        let mut last = Vec::new();
+        while last.len() < RESTART.len() {
+            let more = socket.read_some().await;
+            assert!(!more.is_empty(), "cut after {last:?}");
+            last.extend(more);
         }
-        seen.more().await;
+        assert_eq!(last, RESTART);
+        // Its own close, as browsers send it, and then the end.
+        socket.send_bytes(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xf4]).await;
+        assert!(socket.read_some().await.is_empty());
         let ended = tokio::task::spawn_blocking(move || old.wait()).await.expect("is waited for");
         assert!(ended.expect("ends").success(), "the old router drains and exits with 0");
+        says_hi(&mut next).await;
+        seen.more().await;
     }
     seen.over.store(true, Ordering::Relaxed);
     for client in clients {
@@ -86,9 +100,30 @@ async fn no_request_fails_while_one_router_follows_another() {
     assert_eq!(taken as u64, seen.answers.load(Ordering::Relaxed), "each request came once");
     let (clean, log) = stack.stop_router().await;
     assert!(clean && log.contains("took over from the router before"), "{log}");
+    assert!(!log.contains("stopping before everything was finished"), "{log}");
 }
 
-async fn keep_alive(doors: crate::stack::Doors, seen: Arc<Seen>) {
+async fn websocket(doors: &Doors) -> Stream {
+    let mut socket = doors.connect(A).await;
+    socket.send(ask_for_websocket(A, "/socket")).await;
+    let head = socket.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    says_hi(&mut socket).await;
+    socket
+}
+
+async fn says_hi(socket: &mut Stream) {
+    assert!(socket.send_bytes(&HI).await);
+    let mut back = Vec::new();
+    while back.len() < HI.len() {
+        let more = socket.read_some().await;
+        assert!(!more.is_empty(), "closed after {back:?}");
+        back.extend(more);
+    }
+    assert_eq!(back, HI);
+}
+
+async fn keep_alive(doors: Doors, seen: Arc<Seen>) {
     let request = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
     let mut stream = doors.connect(A).await;
     while seen.goes_on() {
@@ -100,7 +135,7 @@ async fn keep_alive(doors: crate::stack::Doors, seen: Arc<Seen>) {
     }
 }
 
-async fn one_by_one(doors: crate::stack::Doors, seen: Arc<Seen>) {
+async fn one_by_one(doors: Doors, seen: Arc<Seen>) {
     while seen.goes_on() {
         let answer = doors.connect(A).await.exchange(get(A, "/who").as_bytes()).await;
         seen.note(answer.status, &answer.body);
@@ -112,7 +147,7 @@ fn is_good_bye(error: &hyper::Error) -> bool {
     format!("{error:?}").contains("GoAway(b\"\", NO_ERROR, Remote)")
 }
 
-async fn http2(doors: crate::stack::Doors, seen: Arc<Seen>) {
+async fn http2(doors: Doors, seen: Arc<Seen>) {
     let mut sender = doors.http2(A).await;
     while seen.goes_on() {
         if sender.ready().await.is_err() {

@@ -9,10 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_types::{
-    SiteId,
-    seal::{KeyRing, certificate_key},
-};
+use control_types::{SiteId, seal::KeyRing};
 use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -39,8 +36,8 @@ pub struct Site {
 /// Where clients connect, and whom they trust.
 #[derive(Clone)]
 pub struct Doors {
-    https: SocketAddr,
-    authority: CertificateDer<'static>,
+    pub https: SocketAddr,
+    pub authority: CertificateDer<'static>,
 }
 
 impl Doors {
@@ -90,6 +87,11 @@ impl Stack {
         Self::start_as(serde_json::json!({ "limits": limits })).await
     }
 
+    /// With another time to drain, in seconds.
+    pub async fn start_draining_in(drain_secs: u32) -> Self {
+        Self::start_as(serde_json::json!({ "drain_secs": drain_secs })).await
+    }
+
     /// With these fields in the router's configuration.
     pub async fn start_as(settings: serde_json::Value) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -117,7 +119,7 @@ impl Stack {
         stack
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -132,22 +134,8 @@ impl Stack {
         let key = KeyPair::generate().expect("makes a key");
         let params = CertificateParams::new([hostname.to_owned()]).expect("has a name");
         let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
-        let id = Uuid::now_v7();
-        let sealed = self.ring.seal(&certificate_key(id), key.serialize_pem().as_bytes());
-        sqlx::query(
-            "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
-                                      not_before, not_after, source)
-             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day', 'local')",
-        )
-        .bind(id)
-        .bind(site.map(|site| site.0))
-        .bind(hostname)
-        .bind(REGION)
-        .bind(certificate.pem() + &self.issuer.pem())
-        .bind(sealed.expect("is sealed"))
-        .execute(&mut self.database.sql().await)
-        .await
-        .expect("is inserted");
+        let chain = certificate.pem() + &self.issuer.pem();
+        self.database.add_certificate(site, hostname, chain, &key, &self.ring).await;
         self.named.lock().expect("not poisoned").push(hostname.to_owned());
     }
 
@@ -160,6 +148,13 @@ impl Stack {
             self.add_certificate_after(id, slug, hostname, &socket).await;
         }
         Site { id, instance }
+    }
+
+    /// A site whose instance is whatever listens at `socket`.
+    pub async fn site_at(&self, slug: &str, hostname: &str, socket: &Path) -> SiteId {
+        let id = SiteId::generate();
+        self.add_certificate_after(id, slug, hostname, socket).await;
+        id
     }
 
     async fn add_certificate_after(&self, id: SiteId, slug: &str, hostname: &str, socket: &Path) {

@@ -5,42 +5,16 @@ use std::time::{Duration, Instant};
 use crate::{
     A, B,
     client::Stream,
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RESET, SETTINGS,
+        WINDOW_UPDATE, frame, literal,
+    },
     get,
     stack::{Site, Stack},
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More than one attacker may cost, in bytes.
 const MUCH: u64 = 64 << 20;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).expect("is short").to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A literal header that goes into the table of the connection, or does not.
-fn literal(indexed: bool, name: &str, value: &str) -> Vec<u8> {
-    let mut block = vec![if indexed { 0x40 } else { 0 }];
-    for text in [name, value] {
-        assert!(text.len() < 127, "has a short length");
-        block.push(u8::try_from(text.len()).expect("is short"));
-        block.extend(text.as_bytes());
-    }
-    block
-}
 
 /// The head of a request.
 fn head(method: &str, path: &str) -> Vec<u8> {
@@ -66,7 +40,7 @@ impl<'a> Attack<'a> {
         let mut stream = stack.raw_http2(A).await;
         assert!(stream.send_bytes(PREFACE).await);
         // No window at all for answers.
-        assert!(stream.send_bytes(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await);
+        assert!(stream.send_bytes(&settings()).await);
         Self { stack, name, stream, before }
     }
 
@@ -104,8 +78,9 @@ async fn attackers_are_thrown_out_and_others_are_served() {
     endless_headers(&stack).await;
     rapid_reset(&stack, &a).await;
     empty_data(&stack).await;
-    zero_window_update(&stack).await;
-    unread_pings(&stack).await;
+    windows(&stack).await;
+    made_you_reset(&stack, &a).await;
+    unread_answers(&stack).await;
     header_bomb(&stack, &a).await;
     stalled_answers(&stack, &a).await;
     slow_reader(&stack, &a).await;
@@ -153,28 +128,70 @@ async fn empty_data(stack: &Stack) {
     attack.ends().await;
 }
 
-async fn zero_window_update(stack: &Stack) {
+/// Windows that are opened by nothing, or beyond what a window can be.
+async fn windows(stack: &Stack) {
     let mut attack = Attack::begin(stack, "WINDOW_UPDATE of 0").await;
     attack.send(&frame(WINDOW_UPDATE, 0, 0, &0_u32.to_be_bytes())).await;
     attack.ends().await;
+    let mut attack = Attack::begin(stack, "overflowing WINDOW_UPDATE").await;
+    attack.send(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes()).repeat(2)).await;
+    attack.ends().await;
+    let mut attack = Attack::begin(stack, "overflowing SETTINGS").await;
+    attack.send(&frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0])).await;
+    attack.ends().await;
 }
 
-async fn unread_pings(stack: &Stack) {
-    let mut attack = Attack::begin(stack, "unread pings").await;
-    let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
-    for _ in 0..200 {
-        let sending = tokio::time::timeout(Duration::from_millis(200), attack.send(&pings)).await;
-        if sending != Ok(true) {
+/// CVE-2025-8671: the router itself has to reset each stream, so that none counts against the client.
+async fn made_you_reset(stack: &Stack, a: &Site) {
+    let mut attack = Attack::begin(stack, "MadeYouReset").await;
+    let block = head("GET", "/slow");
+    for number in 0..50_000_u32 {
+        let stream = 2 * number + 1;
+        let both = [
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &block),
+            frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes()),
+        ];
+        if !attack.send(&both.concat()).await {
             break;
         }
     }
-    attack.others_are_served().await;
+    attack.ends().await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+}
+
+/// Each of these frames is answered, and nobody reads the answers.
+async fn unread_answers(stack: &Stack) {
+    let frames = [("unread pings", frame(PING, 0, 0, &[0; 8])), ("unread settings", settings())];
+    for (name, frame) in frames {
+        let mut attack = Attack::begin(stack, name).await;
+        let many = frame.repeat(100);
+        for _ in 0..200 {
+            let sending =
+                tokio::time::timeout(Duration::from_millis(200), attack.send(&many)).await;
+            if sending != Ok(true) {
+                break;
+            }
+        }
+        attack.others_are_served().await;
+    }
+}
+
+fn settings() -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])
 }
 
 /// Few bytes that become many: each stream repeats one long header from the connection's table, its
 /// answer may not be sent, and so it stays.
 async fn header_bomb(stack: &Stack, a: &Site) {
     let mut attack = Attack::begin(stack, "header bomb").await;
+    explode(&mut attack).await;
+    attack.others_are_served().await;
+    // The streams go, and then the connection, though its client answers pings.
+    attack.ends().await;
+    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+}
+
+async fn explode(attack: &mut Attack<'_>) {
     let first = [head("GET", "/who"), literal(true, "x-long", &"x".repeat(30))].concat();
     attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &first)).await;
     // 62 is the newest entry of the table.
@@ -182,10 +199,30 @@ async fn header_bomb(stack: &Stack, a: &Site) {
     for number in 1..100_u32 {
         attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, &more)).await;
     }
-    attack.others_are_served().await;
-    // The streams go, and then the connection, though its client answers pings.
-    attack.ends().await;
-    stack.site_until(a, |seen| seen["requests_in_flight"] == 0).await;
+}
+
+/// In a process whose memory nothing has touched yet, on as many connections as one attacker may like
+/// to begin with.
+#[tokio::test(flavor = "multi_thread")]
+async fn header_bombs_cost_a_fresh_process_little() {
+    let stack =
+        Stack::start_with(serde_json::json!({ "write_stall_secs": 2, "idle_secs": 2 })).await;
+    let a = stack.site("alpha", &[A]).await;
+    let _b = stack.site("beta", &[B]).await;
+    stack.arrived(A).await;
+    stack.arrived(B).await;
+    let mut attacks = Vec::new();
+    for _ in 0..8 {
+        let mut attack = Attack::begin(&stack, "header bombs").await;
+        attack.before = attacks.first().map_or(attack.before, |first: &Attack<'_>| first.before);
+        explode(&mut attack).await;
+        attack.others_are_served().await;
+        attacks.push(attack);
+    }
+    for attack in attacks {
+        attack.ends().await;
+    }
+    stack.site_until(&a, |seen| seen["requests_in_flight"] == 0).await;
 }
 
 /// A long answer of which nothing is taken, on a connection that goes on otherwise.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 
-use crate::{A, get, post, stack::Stack};
+use crate::{A, client::ask_for_websocket, get, post, stack::Stack};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_a_held_site_wait_and_then_go_on() {
@@ -131,12 +131,7 @@ async fn places_and_time_are_limited(stack: &Stack, a: &crate::stack::Site) {
 
 async fn streams_without_an_end_are_told(stack: &Stack, a: &crate::stack::Site) {
     let mut socket = stack.connect(A).await;
-    socket
-        .send(format!(
-            "GET /socket HTTP/1.1\r\nHost: {A}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
+    socket.send(ask_for_websocket(A, "/socket")).await;
     socket.read_until("\r\n\r\n").await;
     // A masked text frame; the instance sends it back as it is.
     assert!(socket.send_bytes(&[0x81, 0x82, 0, 0, 0, 0, b'h', b'i']).await);

@@ -123,13 +123,13 @@ async fn a_client_hello_may_come_in_any_pieces_and_what_is_none_is_closed() {
 }
 
 /// What other people's programs say of the router's TLS. By hand: they have to be installed, and
-/// take minutes.
+/// take minutes. `cargo test -p router --test regions -- --ignored scan --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs testssl.sh and sslyze"]
 async fn scan() {
     let stack = Stack::start().await;
     let site = stack.site("alpha").await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/edge/tls_scan.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regions/tls_scan.sh");
     let mut scan = std::process::Command::new(script);
     scan.args([&site.hostname, &stack.jakarta.https.to_string()]).arg(stack.authority_file());
     let scanning = tokio::task::spawn_blocking(move || scan.status());

@@ -9,7 +9,7 @@ use std::sync::{
 use http_body_util::{BodyExt, Full};
 
 use crate::{
-    client::Stream,
+    client::{Stream, ask_for_websocket},
     stack::{SINGAPORE, Stack},
 };
 
@@ -65,12 +65,7 @@ async fn connections_from_before_a_move_end_with_an_answer_from_the_new_home() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&"x".repeat(300_000)));
     // A WebSocket.
     let mut third = streams.remove(0);
-    third
-        .send(format!(
-            "GET /socket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
+    third.send(ask_for_websocket(host, "/socket")).await;
     third.read_until("101 Switching Protocols").await;
     third.send("hello".to_owned()).await;
     third.read_until("hello").await;

@@ -5,7 +5,7 @@ use router::proxy_protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    client::Stream,
+    client::{Stream, ask_for_websocket},
     stack::{SINGAPORE, Stack, tcp_from},
 };
 
@@ -64,12 +64,7 @@ async fn http2_and_websockets(stack: &Stack, host: &str) {
         assert_eq!(body.len(), 300_000);
     }
     let mut stream = stack.connect(&stack.singapore, host).await;
-    stream
-        .send(format!(
-            "GET /socket HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ))
-        .await;
+    stream.send(ask_for_websocket(host, "/socket")).await;
     stream.read_until("101 Switching Protocols").await;
     stream.send("hello".to_owned()).await;
     stream.read_until("hello").await;

@@ -152,23 +152,8 @@ impl Stack {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).expect("is signed");
-        let id = Uuid::now_v7();
         let ring = &self.router(region).ring;
-        let sealed = ring.seal(&certificate_key(id), key.serialize_pem().as_bytes());
-        sqlx::query(
-            "insert into certificate (id, site_id, hostname, region, issuer, chain_pem, sealed_key,
-                                      not_before, not_after, source)
-             values ($1, $2, $3, $4, 'test', $5, $6, now(), now() + interval '1 day', 'local')",
-        )
-        .bind(id)
-        .bind(site.map(|site| site.0))
-        .bind(hostname)
-        .bind(region)
-        .bind(certificate.pem())
-        .bind(sealed.expect("is sealed"))
-        .execute(&mut self.database.sql().await)
-        .await
-        .expect("is inserted");
+        self.database.add_certificate(site, hostname, certificate.pem(), &key, ring).await;
     }
 
     /// A site at home in Jakarta, and ready to serve in Singapore. The instances answer `/who` with

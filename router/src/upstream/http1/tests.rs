@@ -289,5 +289,6 @@ async fn uploaded(said: Vec<u8>) -> RequestBody {
     if body.is_end_stream() {
         return RequestBody::Empty;
     }
-    RequestBody::Upload(Upload::new(body, u64::MAX).attempt().expect("nothing sent yet"))
+    let pace = crate::limits::Limits::default().sending();
+    RequestBody::Upload(Upload::new(body, u64::MAX, pace).attempt().expect("nothing sent yet"))
 }

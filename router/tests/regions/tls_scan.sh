@@ -2,7 +2,7 @@
 # Looks at a router's TLS from outside with testssl.sh (Debian: testssl.sh) and sslyze (PyPI: sslyze),
 # and fails on anything that is worse than it should be. By hand:
 #
-#   tests/edge/tls_scan.sh HOSTNAME ADDRESS:PORT AUTHORITY.pem
+#   router/tests/regions/tls_scan.sh HOSTNAME ADDRESS:PORT AUTHORITY.pem
 #
 # or, with a router that is started for it:
 #
