@@ -16,6 +16,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Duration, Instant, sleep_until};
 
 pub mod answer;
+pub mod client_body;
 mod events;
 pub mod headers;
 mod refusal;
@@ -25,6 +26,7 @@ mod websocket;
 pub mod upload;
 
 use answer::{AnswerBody, Stream};
+use client_body::ClientBody;
 use headers::Stamp;
 use refusal::Refusal;
 use upload::{RequestBody, Upload, announced_bytes};
@@ -72,7 +74,7 @@ pub async fn forward(
     route: &Route,
     authority: &HeaderValue,
     head: &mut Parts,
-    body: Incoming,
+    body: ClientBody,
     record: &mut Record,
 ) -> Forwarded {
     let limit_bytes = route.site.max_body_bytes;

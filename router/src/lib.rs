@@ -10,6 +10,7 @@ pub mod sockets;
 pub mod workers;
 pub mod watchdog;
 pub mod listener;
+pub mod http3;
 pub mod arrival;
 pub mod proxy_protocol;
 pub mod passthrough;
@@ -112,6 +113,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// One line for each request.
     pub log: AccessLog,
+    /// What clients are told of HTTP/3, once it is spoken.
+    pub http3: OnceLock<http3::offer::Offer>,
     /// The port that redirects from plain HTTP name.
     pub https_port: u16,
     /// Connections and requests; stopping waits for them.
@@ -141,6 +144,7 @@ pub struct Router {
     metrics: PrometheusHandle,
     tls: Arc<ServerConfig>,
     https: TcpListener,
+    http3: Option<http3::door::Door>,
     http: TcpListener,
     admin: TcpListener,
     passthrough: Option<TcpListener>,
@@ -152,6 +156,8 @@ pub struct Router {
 struct Ready {
     process_id: u32,
     https: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http3: Option<SocketAddr>,
     http: SocketAddr,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,6 +212,7 @@ impl Router {
             },
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
+            http3: OnceLock::new(),
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -220,6 +227,8 @@ impl Router {
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
+        let follows = predecessor.is_some();
+        let http3 = http3::door::Door::of(&config, &tls, &edge.routes, &ring, follows)?;
         Ok(Self {
             edge,
             config,
@@ -228,6 +237,7 @@ impl Router {
             metrics,
             tls,
             https,
+            http3,
             http,
             admin,
             passthrough,
@@ -243,11 +253,13 @@ impl Router {
         let ready = Ready {
             process_id: std::process::id(),
             https: self.https.local_addr()?,
+            http3: self.http3.as_ref().map(http3::door::Door::address),
             http: self.http.local_addr()?,
             admin: self.admin.local_addr()?,
             passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let Self { edge, config, tls, https, http, admin, passthrough, predecessor, .. } = self;
+        let Self { edge, config, tls, https, http3, http, admin, passthrough, .. } = self;
+        let predecessor = self.predecessor;
         let mut stop = pin!(stop);
         let region = config.region.clone();
         let source = RouteSource::new(Arc::clone(&edge), region, self.ring, self.database);
@@ -266,8 +278,11 @@ impl Router {
                 () = &mut stop => return Ok(()),
             }
         }
-        let mut workers = Workers::start(&edge, config.workers, &doors)?;
+        let heart = Arc::default();
+        let http3 = http3.map(|door| door.open(&edge, Arc::clone(&heart))).transpose()?;
+        let mut workers = Workers::start(&edge, config.workers, &doors, http3.as_ref())?;
         drop(doors);
+        workers.hearts.extend(http3.is_some().then_some(heart));
         watchdog::watch(&workers.hearts)?;
         let listeners = [
             ("https_listen", Some(https)),

@@ -245,6 +245,17 @@ async fn secured_over(
     has_own_certificate: bool,
     protocols: &[&[u8]],
 ) -> std::io::Result<Box<dyn Bytes>> {
+    let config = trusting(authority, has_own_certificate, protocols);
+    let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
+    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
+}
+
+/// What a client agrees to.
+pub fn trusting(
+    authority: &CertificateDer<'static>,
+    has_own_certificate: bool,
+    protocols: &[&[u8]],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("is an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -258,8 +269,7 @@ async fn secured_over(
     if !has_own_certificate {
         config.dangerous().set_certificate_verifier(Arc::new(AnyName));
     }
-    let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
-    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
+    config
 }
 
 fn is_whole(bytes: &[u8]) -> bool {

@@ -62,6 +62,7 @@ pub struct Stack {
     https: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    http3: Option<SocketAddr>,
     named: Mutex<Vec<String>>,
     limits: serde_json::Value,
 }
@@ -87,6 +88,15 @@ impl Stack {
 
     /// With `limits` in the router's configuration.
     pub async fn start_with(limits: serde_json::Value) -> Self {
+        Self::start_so(limits, None).await
+    }
+
+    /// The same with HTTP/3.
+    pub async fn start_with_http3(limits: serde_json::Value) -> Self {
+        Self::start_so(limits, Some(([127, 0, 0, 1], 0).into())).await
+    }
+
+    async fn start_so(limits: serde_json::Value, http3: Option<SocketAddr>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let ring = KeyRing::generate(REGION).expect("random bytes");
         std::fs::write(directory.path().join("ring.json"), ring.to_json()).expect("writes");
@@ -104,6 +114,7 @@ impl Stack {
             https: nowhere,
             http: nowhere,
             admin: nowhere,
+            http3,
             named: Mutex::default(),
             limits,
         };
@@ -327,7 +338,7 @@ impl Stack {
     }
 
     fn spawn_router(&self, https: SocketAddr) -> Child {
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "name": "router-test",
             "region": REGION,
             "platform_domain": PLATFORM,
@@ -344,6 +355,9 @@ impl Stack {
             "limits": self.limits,
             "workers": 2,
         });
+        if let Some(http3) = self.http3 {
+            config["http3_listen"] = http3.to_string().into();
+        }
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
         let log = std::fs::File::options().create(true).append(true).open(self.path("router.log"));
         Command::new(env!("CARGO_BIN_EXE_router"))
@@ -370,6 +384,8 @@ impl Stack {
             ready[name].as_str().and_then(|text| text.parse().ok()).expect("is an address")
         };
         (self.https, self.http, self.admin) = (address("https"), address("http"), address("admin"));
+        assert_eq!(ready["http3"].is_string(), self.http3.is_some(), "{ready}");
+        self.http3 = self.http3.map(|_| address("http3"));
     }
 
     pub fn log(&self) -> String {
@@ -380,6 +396,12 @@ impl Stack {
         quit(self.router.as_ref().expect("runs"), Signal::TERM);
     }
 
+    pub async fn kill_router(&mut self) {
+        let mut child = self.router.take().expect("runs");
+        quit(&child, Signal::KILL);
+        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    }
+
     /// Whether the router ended well, and what it logged.
     pub async fn stop_router(&mut self) -> (bool, String) {
         self.tell_router_to_stop();
@@ -387,6 +409,14 @@ impl Stack {
         let status =
             tokio::task::spawn_blocking(move || child.wait()).await.expect("is waited for");
         (status.expect("ends").success(), self.log())
+    }
+
+    pub fn http3(&self) -> SocketAddr {
+        self.http3.expect("speaks HTTP/3")
+    }
+
+    pub fn authority(&self) -> &CertificateDer<'static> {
+        self.issuer.der()
     }
 
     pub fn https_port(&self) -> u16 {
