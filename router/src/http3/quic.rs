@@ -239,7 +239,8 @@ impl quic::BidiStream<Bytes> for BothWaysStream {
     type SendStream = Sender;
     type RecvStream = Receiver;
 
-    fn split(self) -> (Sender, Receiver) {
+    fn split(mut self) -> (Sender, Receiver) {
+        self.send.whole = false;
         (self.send, self.receive)
     }
 }
@@ -269,6 +270,8 @@ impl quic::SendStream<Bytes> for BothWaysStream {
     }
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        // Before the router has the request the library answers only that its head is too long.
+        self.send.whole = true;
         self.send.send_data(data)
     }
 
@@ -351,11 +354,13 @@ pub struct Sender {
     stream: quinn::SendStream,
     writing: Option<WriteBuf<Bytes>>,
     ended: bool,
+    // Whether what was written is an answer of the library's own, which is dropped after it.
+    whole: bool,
 }
 
 impl Sender {
     const fn new(stream: quinn::SendStream) -> Self {
-        Self { stream, writing: None, ended: false }
+        Self { stream, writing: None, ended: false, whole: false }
     }
 }
 
@@ -404,7 +409,7 @@ impl quic::SendStream<Bytes> for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && !self.whole {
             // A stream that is only dropped ends as if all had been said.
             let _ = self.stream.reset(number(Code::H3_REQUEST_CANCELLED));
         }

@@ -5,11 +5,24 @@ use quinn::VarInt;
 
 use crate::{
     A, connect,
-    http3_client::{get, post},
+    http3_client::{Http3, get, post},
     stack::{Site, Stack},
 };
 
 const EXCESSIVE_LOAD: u32 = 0x107;
+
+/// By hand: the client's library would not send it.
+async fn too_long_a_head(client: &Http3) {
+    let mut frame = vec![0x01, 0x80, 0x00, 0x4e, 0x2d, 0x00, 0x00, 0x26];
+    frame.extend(b"x-long");
+    frame.extend([0x7f, 0xa1, 0x9b, 0x01]);
+    frame.extend([b'x'; 20_000]);
+    let (mut send, mut receive) = client.quic.open_bi().await.expect("opens");
+    send.write_all(&frame).await.expect("writes");
+    let answer = receive.read_to_end(1_000).await.expect("answers");
+    // HEADERS with nothing but a status (431), and an end that is none by force.
+    assert!(answer.starts_with(&[0x01]) && answer.len() < 20, "{answer:?}");
+}
 
 pub async fn nothing_malformed_passes(stack: &Stack, a: &Site) {
     let mut client = connect(stack, A).await;
@@ -43,11 +56,7 @@ pub async fn nothing_malformed_passes(stack: &Stack, a: &Site) {
         assert!(answer.as_ref().is_ok_and(|answer| answer.status == 400), "{answer:?}");
     }
     assert!(a.instance.writes().is_empty(), "{:?}", a.instance.writes());
-    // A head over the limit.
-    let mut request = get(A, "/who");
-    request.headers_mut().insert("x-long", "x".repeat(20_000).parse().expect("is a value"));
-    let answer = client.ask(request, "").await;
-    assert!(answer.as_ref().is_ok_and(|answer| answer.status == 431), "{answer:?}");
+    too_long_a_head(&client).await;
 
     // A frame that says it is long is not waited for: HEADERS of a megabyte, and an unknown one.
     for head in [[0x01, 0x80, 0x10, 0x00, 0x00], [0x21, 0x80, 0x10, 0x00, 0x00]] {
