@@ -171,14 +171,7 @@ impl Router {
     /// When the keys cannot be read or an address is taken.
     pub fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = telemetry::start_metrics().map_err(anyhow::Error::msg)?;
-        let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
-        anyhow::ensure!(
-            ring.region() == config.region,
-            "the keys in {} are of region '{}', the router's region is '{}'",
-            config.region_keys.display(),
-            ring.region(),
-            config.region,
-        );
+        let ring = key_ring(&config)?;
         let database = database(&config)?;
         let mut predecessor = None;
         if let Some(path) = &config.handover_socket {
@@ -322,6 +315,18 @@ impl Router {
         workers.cut();
         outcome
     }
+}
+
+fn key_ring(config: &Config) -> anyhow::Result<KeyRing> {
+    let ring = KeyRing::load(&config.region_keys).context("cannot load the region's keys")?;
+    anyhow::ensure!(
+        ring.region() == config.region,
+        "the keys in {} are of region '{}', the router's region is '{}'",
+        config.region_keys.display(),
+        ring.region(),
+        config.region,
+    );
+    Ok(ring)
 }
 
 fn database(config: &Config) -> anyhow::Result<PgConnectOptions> {

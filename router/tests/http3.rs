@@ -14,6 +14,8 @@ mod control_database;
 mod stack;
 #[path = "http3/client.rs"]
 mod http3_client;
+#[path = "http3/by_hand.rs"]
+mod by_hand;
 #[path = "http3/malformed.rs"]
 mod malformed;
 #[path = "http3/stopping.rs"]

@@ -415,6 +415,10 @@ impl Stack {
         self.http3.expect("speaks HTTP/3")
     }
 
+    pub fn authority_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     pub fn authority(&self) -> &CertificateDer<'static> {
         self.issuer.der()
     }

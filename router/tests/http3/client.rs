@@ -1,6 +1,11 @@
 //! A client that speaks HTTP/3 by a library that the router does not use.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes};
 use h3::{
@@ -21,7 +26,7 @@ pub struct Http3 {
     pub quic: quinn::Connection,
     sender: SendRequest<h3_quinn::OpenStreams, Bytes>,
     driver: JoinHandle<ConnectionError>,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
 }
 
 /// A request that is not answered yet.
@@ -72,7 +77,7 @@ impl Http3 {
         // The router may have closed it already.
         let Ok((mut driver, sender)) = built else { return Err(quic.closed().await) };
         let driver = tokio::spawn(async move { poll_fn(|cx| driver.poll_close(cx)).await });
-        Ok(Self { quic, sender, driver, _endpoint: endpoint })
+        Ok(Self { quic, sender, driver, endpoint })
     }
 
     /// Sends the head of a request.
@@ -103,6 +108,12 @@ impl Http3 {
         let answer = self.ask(get(host, path), "").await.expect("is answered");
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         answer.text()
+    }
+
+    /// Goes on from another address.
+    pub fn move_to(&self, address: IpAddr) {
+        let socket = UdpSocket::bind((address, 0)).expect("is of this machine");
+        self.endpoint.rebind(socket).expect("takes another socket");
     }
 
     /// Waits until the router has closed the connection, and says why.

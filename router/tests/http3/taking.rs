@@ -103,3 +103,21 @@ async fn handshakes_have_a_rate() {
     let text = stack.admin("/metrics").await;
     assert!(!text.contains("router_connections_refused_total{cause=\"handshakes\"} 0"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_moves_is_followed() {
+    let stack = Stack::start_with_http3(serde_json::json!({ "exempt": [] })).await;
+    stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+    let mut client = connect(&stack, A).await;
+    assert!(client.page(A, "/head").await.contains("x-forwarded-for: 127.0.0.1"));
+    client.move_to([127, 0, 0, 2].into());
+    assert!(client.page(A, "/head").await.contains("x-forwarded-for: 127.0.0.2"));
+    // Another port of the same address is nothing new.
+    client.move_to([127, 0, 0, 2].into());
+    assert!(client.page(A, "/head").await.contains("x-forwarded-for: 127.0.0.2"));
+    // The log is written by a thread of its own.
+    while stack.log().matches("\"client\":\"127.0.0.2\"").count() < 2 {
+        tokio::task::yield_now().await;
+    }
+}
