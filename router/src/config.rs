@@ -29,6 +29,8 @@ pub struct Config {
     pub platform_domain: Hostname,
     /// Where browsers connect.
     pub https_listen: SocketAddr,
+    /// Where browsers speak HTTP/3, over UDP; nowhere without it.
+    pub http3_listen: Option<SocketAddr>,
     /// Where plain HTTP is redirected from.
     pub http_listen: SocketAddr,
     /// The private listener: health, metrics, routes.
@@ -93,6 +95,7 @@ impl Config {
         let region: Option<String> = fields.required("region", "the name of a region");
         let platform_domain = fields.required("platform_domain", "a hostname");
         let https_listen = fields.required("https_listen", "address:port");
+        let http3_listen = fields.optional("http3_listen", "address:port");
         let http_listen = fields.required("http_listen", "address:port");
         let admin_listen = fields.required("admin_listen", "address:port");
         let passthrough_listen = fields.optional("passthrough_listen", "address:port");
@@ -133,6 +136,7 @@ impl Config {
                 region: region?,
                 platform_domain: platform_domain?,
                 https_listen: https_listen?,
+                http3_listen,
                 http_listen: http_listen?,
                 admin_listen: admin_listen?,
                 passthrough_listen,
@@ -247,6 +251,7 @@ mod tests {
         let config = Config::parse(GOOD).expect("parses");
         assert_eq!(config.drain, Duration::from_secs(5));
         assert_eq!(config.platform_domain.as_str(), "localhost");
+        assert_eq!(config.http3_listen, None, "HTTP/3 is an option");
         assert_eq!((config.passthrough_from.len(), config.proxy_protocol_from.len()), (2, 0));
     }
 
@@ -257,11 +262,13 @@ mod tests {
             .replace("127.0.0.1:8443", "nowhere")
             .replace("postgres://u:p@h/d", "mysql//hush")
             .replace("127.0.0.0/8", "127.0.0.0/64")
+            .replace("\"drain_secs\"", "\"http3_listen\":443,\"drain_secs\"")
             .replace("\"log\"", "\"colour\":1,\"limits\":{\"colours\":2},\"log\"");
         let mistakes = Config::parse(&bad).expect_err("is refused").join("\n");
         for name in [
             "name",
             "https_listen",
+            "http3_listen: must be",
             "control_database_url",
             "colour:",
             "colours",

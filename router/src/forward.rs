@@ -9,10 +9,11 @@ use std::sync::Arc;
 use control_types::state::SiteState;
 use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tokio::time::{Duration, Instant, sleep_until};
 
 pub mod answer;
+pub mod client_body;
 mod events;
 pub mod headers;
 mod refusal;
@@ -22,6 +23,7 @@ mod websocket;
 pub mod upload;
 
 use answer::{AnswerBody, Stream};
+use client_body::ClientBody;
 use headers::Stamp;
 use refusal::Refusal;
 use upload::{RequestBody, Upload, announced_bytes};
@@ -69,7 +71,7 @@ pub async fn forward(
     route: &Route,
     authority: &HeaderValue,
     head: &mut Parts,
-    body: Incoming,
+    body: ClientBody,
     record: &mut Record,
 ) -> Forwarded {
     let limit_bytes = route.site.max_body_bytes;

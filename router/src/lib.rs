@@ -11,6 +11,7 @@ pub mod siblings;
 pub mod workers;
 pub mod watchdog;
 pub mod listener;
+pub mod http3;
 pub mod arrival;
 pub mod proxy_protocol;
 pub mod passthrough;
@@ -123,6 +124,8 @@ pub struct Edge {
     pub log: AccessLog,
     /// Spans of some requests, if anybody takes them.
     pub traces: Option<Traces>,
+    /// What clients are told of HTTP/3, once it is spoken.
+    pub http3: OnceLock<http3::offer::Offer>,
     /// The port that redirects from plain HTTP name.
     pub https_port: u16,
     /// Connections and requests; stopping waits for them.
@@ -154,6 +157,7 @@ pub struct Router {
     metrics: PrometheusHandle,
     tls: Arc<ServerConfig>,
     https: TcpListener,
+    http3: Option<http3::door::Door>,
     http: TcpListener,
     admin: TcpListener,
     passthrough: Option<TcpListener>,
@@ -167,6 +171,8 @@ pub struct Router {
 struct Ready {
     process_id: u32,
     https: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http3: Option<SocketAddr>,
     http: SocketAddr,
     admin: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -213,6 +219,7 @@ impl Router {
             metrics: Metrics::new(),
             log: AccessLog::start().context("cannot start the access log")?,
             traces,
+            http3: OnceLock::new(),
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -228,6 +235,8 @@ impl Router {
         )
         .context("cannot start TLS")?;
         load_snapshot(&edge, &config);
+        let follows = predecessor.is_some();
+        let http3 = http3::door::Door::of(&config, &tls, &edge.routes, &ring, follows)?;
         Ok(Self {
             edge,
             config,
@@ -236,6 +245,7 @@ impl Router {
             metrics,
             tls,
             https,
+            http3,
             http,
             admin,
             passthrough,
@@ -250,14 +260,9 @@ impl Router {
     /// # Errors
     /// When the ready file cannot be written, or a part of the router ends by itself.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let ready = Ready {
-            process_id: std::process::id(),
-            https: self.https.local_addr()?,
-            http: self.http.local_addr()?,
-            admin: self.admin.local_addr()?,
-            passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
-        };
-        let Self { edge, config, tls, https, http, admin, passthrough, predecessor, .. } = self;
+        let ready = self.ready()?;
+        let Self { edge, config, tls, https, http3, http, admin, passthrough, .. } = self;
+        let predecessor = self.predecessor;
         let private = tokio::net::TcpListener::from_std(admin.try_clone()?)?;
         let sibling = self.sibling.map(UnixListener::from_std).transpose()?;
         let mut stop = pin!(stop);
@@ -283,8 +288,11 @@ impl Router {
             }
         }
         background.spawn(admin::serve(Arc::clone(&edge), private, self.metrics));
-        let mut workers = Workers::start(&edge, config.workers, &doors)?;
+        let heart = Arc::default();
+        let http3 = http3.map(|door| door.open(&edge, Arc::clone(&heart))).transpose()?;
+        let mut workers = Workers::start(&edge, config.workers, &doors, http3.as_ref())?;
         drop(doors);
+        workers.hearts.extend(http3.is_some().then_some(heart));
         watchdog::watch(&workers.hearts)?;
         let listeners = [
             ("https_listen", Some(https)),
@@ -321,6 +329,18 @@ impl Router {
         workers.cut();
         edge.siblings.leave();
         outcome
+    }
+
+    /// Where it will listen.
+    fn ready(&self) -> std::io::Result<Ready> {
+        Ok(Ready {
+            process_id: std::process::id(),
+            https: self.https.local_addr()?,
+            http3: self.http3.as_ref().map(http3::door::Door::address),
+            http: self.http.local_addr()?,
+            admin: self.admin.local_addr()?,
+            passthrough: self.passthrough.as_ref().map(TcpListener::local_addr).transpose()?,
+        })
     }
 }
 

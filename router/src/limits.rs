@@ -29,6 +29,20 @@ pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 pub const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Most requests at once on an HTTP/2 connection.
 pub const MAX_STREAMS: u32 = 100;
+/// A QUIC client that is silent for this long is gone.
+pub const HTTP3_LOST_AFTER: Duration = Duration::from_secs(30);
+/// How often one that has nothing to say is asked whether it is there.
+pub const HTTP3_KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Most bytes of answers that are on their way over one QUIC connection.
+pub const HTTP3_SEND_BYTES: u64 = 1024 * 1024;
+/// Most streams of one direction that a QUIC client may open at once. HTTP/3 needs three.
+pub const HTTP3_STREAMS_OF_ONE_DIRECTION: u32 = 8;
+/// Most handshakes at once with QUIC clients that have not proven their address.
+pub const HTTP3_UNPROVEN_HANDSHAKES: u32 = 32;
+/// How long a goodbye may take to arrive, and requests that left before it.
+pub const HTTP3_GOODBYE: Duration = Duration::from_secs(1);
+/// A QUIC connection ends after more requests than this that are none.
+pub const HTTP3_MALFORMED_REQUESTS: u32 = 100;
 /// The longest pause inside the body of an answer.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause in both directions of a WebSocket.
@@ -122,7 +136,7 @@ pub struct Limits {
     pub body_grace_secs: u32,
     /// What a slow client must send or take in a second, in bytes.
     pub least_bytes_per_second: u32,
-    /// An HTTP/2 connection without a request for this long is closed.
+    /// An HTTP/2 or HTTP/3 connection without a request for this long is closed.
     pub idle_secs: u32,
 }
 
@@ -200,7 +214,7 @@ impl Limits {
         Pace { grace, bytes_per_second: self.least_bytes_per_second }
     }
 
-    /// An HTTP/2 connection without a request for this long is closed.
+    /// An HTTP/2 or HTTP/3 connection without a request for this long is closed.
     pub const fn idle(&self) -> Duration {
         Duration::from_secs(self.idle_secs as u64)
     }

@@ -51,8 +51,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much an HTTP/2 client may send before it is read, for one request and for all.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How much of an answer is buffered for one HTTP/2 request.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -125,9 +125,7 @@ pub async fn serve(edge: Arc<Edge>, door: Door<TcpListener>) {
         edge.tasks.spawn(async move {
             let _permit = permit;
             inside.metrics.accepted.increment(1);
-            inside.metrics.connections.increment(1.0);
-            inside.connections.fetch_add(1, Ordering::Relaxed);
-            let _counted = Counted(Arc::clone(&inside));
+            let _counted = Counted::begin(&inside);
             connection(inside, stream, address, speaks).await;
         });
     }
@@ -144,7 +142,16 @@ fn is_of_client(error: &io::Error) -> bool {
     )
 }
 
-struct Counted(Arc<Edge>);
+/// A connection, counted for as long as this lives.
+pub(crate) struct Counted(Arc<Edge>);
+
+impl Counted {
+    pub(crate) fn begin(edge: &Arc<Edge>) -> Self {
+        edge.metrics.connections.increment(1.0);
+        edge.connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(edge))
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -213,11 +220,11 @@ fn refused(edge: &Edge, peer: SocketAddr, not_taken: &NotTaken) {
 }
 
 /// The site has too many connections.
-struct TooMany;
+pub(crate) struct TooMany;
 
 /// Counts the connection of the site whose hostname the client named, so that no site's clients take
 /// all connections that there may be.
-fn share(edge: &Edge, client: &Client) -> Result<Option<SiteConnection>, TooMany> {
+pub(crate) fn share(edge: &Edge, client: &Client) -> Result<Option<SiteConnection>, TooMany> {
     let Some(server_name) = client.server_name.as_deref() else { return Ok(None) };
     let table = edge.routes.load();
     let Some(route) = table.route(server_name) else { return Ok(None) };
@@ -333,14 +340,14 @@ fn ended(client: &Client, outcome: hyper::Result<()>) {
     }
 }
 
-/// When an HTTP/2 connection last began or ended working on a request's head.
+/// When an HTTP/2 or HTTP/3 connection last began or ended working on a request's head.
 #[derive(Clone, Default)]
-struct Activity(Arc<AtomicU32>, Arc<AtomicU32>);
+pub(crate) struct Activity(Arc<AtomicU32>, Arc<AtomicU32>);
 
-struct Busy(Activity);
+pub(crate) struct Busy(Activity);
 
 impl Activity {
-    fn begin(&self) -> Busy {
+    pub(crate) fn begin(&self) -> Busy {
         self.0.fetch_add(1, Ordering::Relaxed);
         self.1.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
@@ -348,7 +355,7 @@ impl Activity {
 
     /// Ends when no request began and none was worked on for so long. The bodies of answers
     /// that still flow then are finished: what follows is a graceful end.
-    async fn idle(&self, limit: Duration) {
+    pub(crate) async fn idle(&self, limit: Duration) {
         loop {
             let begun = self.1.load(Ordering::Relaxed);
             sleep(limit).await;

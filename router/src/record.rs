@@ -289,6 +289,7 @@ impl Record {
 const fn protocol(version: Version, tls: bool) -> &'static str {
     match (version, tls) {
         (Version::HTTP_2, _) => "h2",
+        (Version::HTTP_3, _) => "h3",
         (Version::HTTP_10, true) => "https/1.0",
         (Version::HTTP_10, false) => "http/1.0",
         (_, true) => "https/1.1",

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use crate::{
     Edge, challenge,
-    forward::{self, answer::AnswerBody, headers::REQUEST_ID},
+    forward::{self, answer::AnswerBody, client_body::ClientBody, headers::REQUEST_ID},
     hold,
     host::{Asked, asked, check_head},
     record::{Client, Record, Way},
@@ -34,19 +34,23 @@ const METHODS: HeaderValue =
 ///
 /// # Errors
 /// Never.
-pub async fn answer(
+pub async fn answer<B: Into<ClientBody>>(
     edge: Arc<Edge>,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (mut head, body) = request.into_parts();
+    let body = body.into();
     let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
     record.trace = edge.traces.as_ref().and_then(|all| all.begin(&client, &mut head.headers));
     let has_body = !body.is_end_stream();
     let outcome = forwarded_or_not(&edge, &client, &mut head, body, &mut record).await;
     Ok(match outcome {
-        Ok(Outcome::Forwarded(response, stream)) => {
+        Ok(Outcome::Forwarded(mut response, stream)) => {
             record.answers(response.status());
+            if let Some(offer) = edge.http3.get() {
+                offer.tell(&edge, &client, &record, response.headers_mut());
+            }
             response.map(|()| forward::body_of(stream, record))
         }
         Ok(Outcome::Own(response)) => own(response, has_body, head.version, record),
@@ -99,7 +103,7 @@ async fn forwarded_or_not(
     edge: &Arc<Edge>,
     client: &Client,
     head: &mut Parts,
-    body: Incoming,
+    body: ClientBody,
     record: &mut Record,
 ) -> Result<Outcome, Reason> {
     check_head(&head.method, &head.uri, &head.headers)?;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Edge,
+    http3::entrance::{self, Entrance},
     listener::{self, Door},
     watchdog::Heart,
 };
@@ -25,11 +26,17 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads that accept at all of `doors`.
+    /// Starts `count` threads that accept at all of `doors`, and at the entrance of HTTP/3 if there is
+    /// one.
     ///
     /// # Errors
     /// When the system gives no thread, or a socket cannot be shared.
-    pub fn start(edge: &Arc<Edge>, count: usize, doors: &[Door<TcpListener>]) -> io::Result<Self> {
+    pub fn start(
+        edge: &Arc<Edge>,
+        count: usize,
+        doors: &[Door<TcpListener>],
+        http3: Option<&Entrance>,
+    ) -> io::Result<Self> {
         let cut = CancellationToken::new();
         let (tell, failed) = mpsc::unbounded_channel();
         let mut workers = Self { threads: Vec::new(), cut, hearts: Vec::new(), failed };
@@ -37,6 +44,7 @@ impl Workers {
             let heart = Arc::new(Heart::default());
             let worker = Worker {
                 edge: Arc::clone(edge),
+                http3: http3.cloned(),
                 doors: doors.iter().map(Door::try_clone).collect::<io::Result<_>>()?,
                 cut: workers.cut.clone(),
                 heart: Arc::clone(&heart),
@@ -72,6 +80,7 @@ impl Workers {
 struct Worker {
     edge: Arc<Edge>,
     doors: Vec<Door<TcpListener>>,
+    http3: Option<Entrance>,
     cut: CancellationToken,
     heart: Arc<Heart>,
 }
@@ -83,6 +92,11 @@ impl Worker {
         runtime.block_on(async {
             let mut parts = JoinSet::new();
             parts.spawn(self.heart.beat());
+            // All doors have the same limit.
+            let most = self.doors.first().map(|door| Arc::clone(&door.most));
+            if let (Some(entrance), Some(most)) = (self.http3, most) {
+                parts.spawn(entrance::serve(Arc::clone(&self.edge), entrance, most));
+            }
             for door in self.doors {
                 let door = door.open().map_err(|error| error.to_string())?;
                 parts.spawn(listener::serve(Arc::clone(&self.edge), door));

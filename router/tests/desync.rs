@@ -80,7 +80,7 @@ struct Clients {
 impl Clients {
     fn of(stack: &Stack) -> Self {
         let doors = stack.doors();
-        let speaking = |protocols| Arc::new(trusting(&doors.authority, protocols));
+        let speaking = |protocols| Arc::new(trusting(&doors.authority, true, protocols));
         Self { https: doors.https, http1: speaking(&[]), http2: speaking(&[b"h2"]) }
     }
 }

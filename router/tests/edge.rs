@@ -13,8 +13,6 @@ mod client;
 mod control_database;
 #[path = "edge/stack.rs"]
 mod stack;
-#[path = "edge/told.rs"]
-mod told;
 #[path = "edge/handover.rs"]
 mod handover;
 #[path = "edge/siblings.rs"]

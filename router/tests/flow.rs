@@ -14,8 +14,6 @@ mod control_database;
 mod frames;
 #[path = "edge/stack.rs"]
 mod stack;
-#[path = "edge/told.rs"]
-mod told;
 #[path = "flow/attacks.rs"]
 mod attacks;
 #[path = "flow/hold.rs"]

@@ -15,10 +15,15 @@ mod control_database;
 mod instance;
 #[path = "regions/challenges.rs"]
 mod challenges;
+#[path = "http3/client.rs"]
+#[allow(dead_code, reason = "another test uses more of it")]
+mod http3_client;
 #[path = "regions/hello.rs"]
 mod hello;
 #[path = "regions/late_news.rs"]
 mod late_news;
+#[path = "regions/http3.rs"]
+mod http3;
 #[path = "regions/moved.rs"]
 mod moved;
 #[path = "regions/passed_on.rs"]

@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::client_body::ClientBody;
 use crate::{
     limits::{
         REPLAY_BYTES,
@@ -34,7 +34,7 @@ pub enum RequestBody {
 
 /// The body that the client sends, over all attempts.
 #[derive(Debug)]
-pub struct Upload<B = Incoming>(Mutex<State<B>>);
+pub struct Upload<B = ClientBody>(Mutex<State<B>>);
 
 #[derive(Debug)]
 struct State<B> {
@@ -56,7 +56,7 @@ struct State<B> {
 
 /// One attempt to send an upload.
 #[derive(Debug)]
-pub struct Attempt<B = Incoming> {
+pub struct Attempt<B = ClientBody> {
     upload: Arc<Upload<B>>,
     number: u32,
     next: usize,

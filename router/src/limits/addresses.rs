@@ -84,10 +84,23 @@ impl Addresses {
         Some(Admission(Some(Admitted { address, handshakes, requests })))
     }
 
+    /// Whether an address may have another connection at `now`, as far as is known. Counts nothing, so
+    /// that whoever only pretends to be there takes nothing of it.
+    pub fn has_room(&self, address: IpAddr, now: Instant) -> bool {
+        if self.exempt.iter().any(|network| network.contains(address)) {
+            return true;
+        }
+        let key = key(address);
+        let Some(shard) = self.shards.get(shard_of(key)) else { return true };
+        let known = shard.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        known.is_none_or(|one| {
+            one.connections.load(Relaxed) < self.connections
+                && one.handshakes.has_one(self.handshakes, nanos(now))
+        })
+    }
+
     fn entry(&self, key: u128) -> Arc<Address> {
-        let mixed = key.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        let index = usize::try_from(mixed >> 122).unwrap_or(0) % SHARDS;
-        let Some(shard) = self.shards.get(index) else { return Arc::default() };
+        let Some(shard) = self.shards.get(shard_of(key)) else { return Arc::default() };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if !shard.contains_key(&key) && shard.len() >= SHARD_ADDRESSES {
             make_room(&mut shard);
@@ -111,6 +124,11 @@ fn make_room(shard: &mut HashMap<u128, Arc<Address>>) {
     if shard.len() >= SHARD_ADDRESSES {
         shard.retain(|_, address| Arc::strong_count(address) > 1);
     }
+}
+
+fn shard_of(key: u128) -> usize {
+    let mixed = key.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    usize::try_from(mixed >> 122).unwrap_or(0) % SHARDS
 }
 
 fn key(address: IpAddr) -> u128 {
@@ -181,6 +199,8 @@ mod tests {
         let second = addresses.admit(one).expect("the second");
         assert!(addresses.admit(one).is_none());
         assert!(addresses.admit(Ipv4Addr::new(192, 0, 2, 2).into()).is_some());
+        assert!(!addresses.has_room(one, Instant::now()), "looking counts nothing");
+        assert!(addresses.has_room(Ipv4Addr::new(192, 0, 2, 3).into(), Instant::now()));
         // The requests of all its connections count together.
         let now = Instant::now();
         let asked = (0..5).filter(|_| first.may_ask(now)).count();

@@ -53,6 +53,11 @@ impl Bucket {
         }
     }
 
+    /// Whether there is one at `now`, without taking it.
+    pub fn has_one(&self, rate: Rate, now: u64) -> bool {
+        self.0.load(Relaxed).saturating_sub(now) <= rate.tolerance
+    }
+
     /// Whether nothing is remembered at `now`: the bucket is full.
     pub fn is_full(&self, now: u64) -> bool {
         self.0.load(Relaxed) <= now

@@ -271,8 +271,24 @@ async fn secured(
     secured_over(tcp, server_name, authority, has_own_certificate, protocols).await
 }
 
+async fn secured_over(
+    tcp: TcpStream,
+    server_name: &str,
+    authority: &CertificateDer<'static>,
+    has_own_certificate: bool,
+    protocols: &[&[u8]],
+) -> std::io::Result<Box<dyn Bytes>> {
+    let config = trusting(authority, has_own_certificate, protocols);
+    let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
+    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
+}
+
 /// What a client trusts and speaks.
-pub fn trusting(authority: &CertificateDer<'static>, protocols: &[&[u8]]) -> ClientConfig {
+pub fn trusting(
+    authority: &CertificateDer<'static>,
+    has_own_certificate: bool,
+    protocols: &[&[u8]],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.clone()).expect("is an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -282,23 +298,11 @@ pub fn trusting(authority: &CertificateDer<'static>, protocols: &[&[u8]]) -> Cli
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    config
-}
-
-async fn secured_over(
-    tcp: TcpStream,
-    server_name: &str,
-    authority: &CertificateDer<'static>,
-    has_own_certificate: bool,
-    protocols: &[&[u8]],
-) -> std::io::Result<Box<dyn Bytes>> {
-    let mut config = trusting(authority, protocols);
     // A name that nobody has gets the platform's certificate; all others get their own.
     if !has_own_certificate {
         config.dangerous().set_certificate_verifier(Arc::new(AnyName));
     }
-    let name = ServerName::try_from(server_name.to_owned()).expect("is a name");
-    Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?))
+    config
 }
 
 fn is_whole(bytes: &[u8]) -> bool {

@@ -18,6 +18,10 @@ use rustls_pki_types::CertificateDer;
 use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
+#[path = "told.rs"]
+#[allow(dead_code, reason = "each test uses some of it")]
+mod told;
+
 use crate::{
     client::{Answer, Stream},
     control_database::ControlDatabase,
@@ -59,6 +63,7 @@ pub struct Stack {
     https: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    http3: Option<SocketAddr>,
     named: Mutex<Vec<String>>,
     settings: serde_json::Value,
 }
@@ -87,6 +92,12 @@ impl Stack {
         Self::start_as(serde_json::json!({ "limits": limits })).await
     }
 
+    /// The same with HTTP/3.
+    pub async fn start_with_http3(limits: serde_json::Value) -> Self {
+        let settings = serde_json::json!({ "limits": limits, "http3_listen": "127.0.0.1:0" });
+        Self::start_as(settings).await
+    }
+
     /// With another time to drain, in seconds.
     pub async fn start_draining_in(drain_secs: u32) -> Self {
         Self::start_as(serde_json::json!({ "drain_secs": drain_secs })).await
@@ -111,6 +122,7 @@ impl Stack {
             https: nowhere,
             http: nowhere,
             admin: nowhere,
+            http3: settings.get("http3_listen").map(|_| nowhere),
             named: Mutex::default(),
             settings,
         };
@@ -336,6 +348,10 @@ impl Stack {
         for (name, value) in self.settings.as_object().expect("is an object") {
             config[name] = value.clone();
         }
+        // Also the next router listens where the last one did.
+        if let Some(http3) = self.http3 {
+            config["http3_listen"] = http3.to_string().into();
+        }
         std::fs::write(self.path("router.json"), config.to_string()).expect("writes");
         let log = std::fs::File::options().create(true).append(true).open(self.path("router.log"));
         Command::new(env!("CARGO_BIN_EXE_router"))
@@ -362,6 +378,8 @@ impl Stack {
             ready[name].as_str().and_then(|text| text.parse().ok()).expect("is an address")
         };
         (self.https, self.http, self.admin) = (address("https"), address("http"), address("admin"));
+        assert_eq!(ready["http3"].is_string(), self.http3.is_some(), "{ready}");
+        self.http3 = self.http3.map(|_| address("http3"));
     }
 
     pub fn log(&self) -> String {
@@ -372,6 +390,12 @@ impl Stack {
         quit(self.router.as_ref().expect("runs"), Signal::TERM);
     }
 
+    pub async fn kill_router(&mut self) {
+        let mut child = self.router.take().expect("runs");
+        quit(&child, Signal::KILL);
+        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    }
+
     /// Whether the router ended well, and what it logged.
     pub async fn stop_router(&mut self) -> (bool, String) {
         self.tell_router_to_stop();
@@ -379,6 +403,18 @@ impl Stack {
         let status =
             tokio::task::spawn_blocking(move || child.wait()).await.expect("is waited for");
         (status.expect("ends").success(), self.log())
+    }
+
+    pub fn http3(&self) -> SocketAddr {
+        self.http3.expect("speaks HTTP/3")
+    }
+
+    pub fn authority_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub fn authority(&self) -> &CertificateDer<'static> {
+        self.issuer.der()
     }
 
     pub fn https_port(&self) -> u16 {

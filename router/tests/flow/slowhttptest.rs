@@ -71,7 +71,7 @@ async fn slow_clients_hold_nothing_for_long() {
     for (mode, path) in
         [("-H", "/who"), ("-B", "/sink"), ("-X", "/large?50000000"), ("-R", "/large?200000")]
     {
-        let (door, lives) = door(doors.https, trusting(&doors.authority, &[])).await;
+        let (door, lives) = door(doors.https, trusting(&doors.authority, true, &[])).await;
         let mut attack = Command::new("slowhttptest");
         attack.args([mode, "-c", &CONNECTIONS.to_string(), "-r", "100", "-i", "10", "-l", "60"]);
         attack.args(["-n", "5", "-z", "16", "-w", "10", "-y", "64", "-p", "5"]);

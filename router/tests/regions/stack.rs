@@ -48,6 +48,7 @@ pub struct Router {
     pub https: SocketAddr,
     pub http: SocketAddr,
     pub passthrough: SocketAddr,
+    pub http3: SocketAddr,
     admin: SocketAddr,
     ring: KeyRing,
     directory: PathBuf,
@@ -292,6 +293,7 @@ impl Router {
             https: nowhere,
             http: nowhere,
             passthrough: nowhere,
+            http3: nowhere,
             admin: nowhere,
             ring,
             directory,
@@ -311,6 +313,7 @@ impl Router {
             "region": self.region,
             "platform_domain": PLATFORM,
             "https_listen": self.https,
+            "http3_listen": self.http3,
             "http_listen": self.http,
             "admin_listen": self.admin,
             "passthrough_listen": self.passthrough,
@@ -348,6 +351,7 @@ impl Router {
         self.http = address("http");
         self.admin = address("admin");
         self.passthrough = address("passthrough");
+        self.http3 = address("http3");
     }
 
     pub fn tell_to_stop(&self) {

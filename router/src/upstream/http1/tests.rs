@@ -290,5 +290,7 @@ async fn uploaded(said: Vec<u8>) -> RequestBody {
         return RequestBody::Empty;
     }
     let pace = crate::limits::Limits::default().sending();
-    RequestBody::Upload(Upload::new(body, u64::MAX, pace).attempt().expect("nothing sent yet"))
+    RequestBody::Upload(
+        Upload::new(body.into(), u64::MAX, pace).attempt().expect("nothing sent yet"),
+    )
 }
