@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::{dns::Dns, reconcilers::Nudges, secrets::Keys};
 
+pub mod advice;
 mod authority;
 mod challenges;
 mod failure;

@@ -195,7 +195,7 @@ impl Running {
             self.world.object_stores.clone(),
         ));
         let feed = self.world.db.pool.clone();
-        let certificates = Arc::new(Certificates { world: Arc::clone(&self.world) });
+        let certificates = Arc::new(Certificates::new(Arc::clone(&self.world)));
         let domains = Arc::new(Domains { world: Arc::clone(&self.world) });
         let domain_checks = Arc::clone(&domains);
         let reports = [
