@@ -1,18 +1,22 @@
 //! `ta3lem certificate`.
 
-use std::path::{Path, PathBuf};
+mod files;
+mod shown;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use control_types::Hostname;
-use provisioner_api::certificates::{Certificate, UploadCertificate};
-use time::OffsetDateTime;
+use provisioner_api::{
+    certificates::{Certificate, UploadCertificate},
+    client::Client,
+};
 
 use crate::{
     cli::{SiteName, domain, site_name},
-    connection::Connection,
+    connection::{Again, Connection},
     failure::{Code, Failure},
-    output::{Cell, Output, Tone},
-    when,
+    output::Output,
 };
 
 /// What can be done with certificates.
@@ -26,6 +30,18 @@ pub enum CertificateCommand {
     Renew(NameArgs),
     /// Let a hostname serve with a certificate of one's own
     Upload(UploadArgs),
+    /// The one certificate for all names right below the platform's domain
+    #[command(subcommand)]
+    Wildcard(WildcardCommand),
+}
+
+/// What can be done with the platform's wildcard certificate.
+#[derive(Subcommand)]
+pub enum WildcardCommand {
+    /// Show it, and when it ends
+    Show,
+    /// Let all names right below the platform's domain serve with it, in all regions
+    Upload(FileArgs),
 }
 
 /// Of which site.
@@ -47,11 +63,26 @@ pub struct NameArgs {
     host: Hostname,
 }
 
-/// What to upload.
+/// What to upload, for which hostname.
 #[derive(Args)]
+#[command(after_help = FILES)]
 pub struct UploadArgs {
     #[command(flatten)]
     name: NameArgs,
+    #[command(flatten)]
+    files: FileArgs,
+}
+
+/// What goes with an upload.
+const FILES: &str = "\
+The chain begins with the hostname's own certificate, each followed by that of its issuer. A
+certificate that was uploaded is not renewed by itself: `ta3lem status` tells 14 days before its end.
+Where certificates come by ACME, one of those takes its place 7 days before its end.
+";
+
+/// What to upload.
+#[derive(Args)]
+pub struct FileArgs {
     /// The certificate and all intermediate ones, in PEM
     #[arg(long, value_name = "FILE")]
     chain: PathBuf,
@@ -81,58 +112,63 @@ pub async fn run(
             let found: Vec<_> = all.into_iter().filter(|one| one.hostname == host).collect();
             if found.is_empty() {
                 let message = format!("site '{}' has no certificate for {host}", name.site.0);
-                return Err(Failure::new(Code::NotFound, message));
+                let hint = format!("`ta3lem certificate list {}` shows those it has", name.site.0);
+                return Err(Failure::new(Code::NotFound, message).hint(hint));
             }
-            list(&found, output)?;
-            for error in found.iter().filter_map(|one| one.last_error.as_ref()) {
-                output.say(&format!("The last attempt failed: {error}"));
-            }
-            Ok(())
+            each(&found, output)
         }
         CertificateCommand::Renew(name) => {
             let host = name.host.as_str();
             let answer = client.renew_certificate(&name.site.0, host).await;
             list(&[connection.answer(answer)?], output)
         }
-        CertificateCommand::Upload(UploadArgs { name, chain, key }) => {
-            let upload = UploadCertificate {
-                hostname: name.host.to_string(),
-                chain_pem: read(&chain)?,
-                key_pem: read(&key)?,
-            };
-            let answer = client.upload_certificate(&name.site.0, &upload).await;
-            list(&[connection.answer(answer)?], output)
+        CertificateCommand::Upload(UploadArgs { name, files }) => {
+            let upload = files.read(name.host.to_string())?;
+            let send =
+                async |client: &Client| client.upload_certificate(&name.site.0, &upload).await;
+            each(&[connection.change(Again::NotSent, send).await?], output)
+        }
+        CertificateCommand::Wildcard(WildcardCommand::Show) => {
+            let found = connection.answer(client.platform_certificate().await)?;
+            if found.is_empty() {
+                let message = "there is no certificate for all names of the platform";
+                return Err(Failure::new(Code::NotFound, message).hint(
+                    "each site's name has its own; to upload one for all: \
+                     ta3lem certificate wildcard upload --chain FILE --key FILE",
+                ));
+            }
+            each(&found, output)
+        }
+        CertificateCommand::Wildcard(WildcardCommand::Upload(files)) => {
+            let upload = files.read(String::new())?;
+            let send = async |client: &Client| client.put_platform_certificate(&upload).await;
+            each(&connection.change(Again::NotSent, send).await?, output)
         }
     }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(Code::Usage, format!("cannot read {}: {error}", path.display()))
-    })
+impl FileArgs {
+    fn read(&self, hostname: String) -> Result<UploadCertificate, Failure> {
+        let chain_pem = files::read("--chain", &self.chain, "CERTIFICATE")?;
+        let key_pem = files::read("--key", &self.key, "PRIVATE KEY")?;
+        Ok(UploadCertificate { hostname, chain_pem, key_pem })
+    }
 }
 
 fn list(certificates: &[Certificate], output: &Output) -> Result<(), Failure> {
+    if output.json { output.document(&certificates) } else { shown::table(certificates, output) }
+}
+
+/// All that is known of each.
+fn each(certificates: &[Certificate], output: &Output) -> Result<(), Failure> {
     if output.json {
         return output.document(&certificates);
     }
-    let now = OffsetDateTime::now_utc();
-    let rows: Vec<_> = certificates
-        .iter()
-        .map(|one| {
-            vec![
-                one.hostname.as_str().into(),
-                one.region.as_str().into(),
-                Cell::or_dash(one.issuer.as_deref()),
-                Cell::or_dash(one.not_after.map(|at| when::relative(at, now))),
-                match (&one.last_error, one.state) {
-                    (Some(_), _) if one.failures > 0 => Cell::toned("failing", Tone::Bad),
-                    (_, Some(state)) => state.as_str().into(),
-                    (_, None) => Cell::or_dash(None::<String>),
-                },
-            ]
-        })
-        .collect();
-    let header = ["hostname", "region", "issuer", "ends", "state"];
-    output.table(&header, &rows, "There are no certificates.")
+    for (index, certificate) in certificates.iter().enumerate() {
+        if index > 0 {
+            output.print("")?;
+        }
+        shown::print(certificate, output)?;
+    }
+    Ok(())
 }

@@ -6,7 +6,10 @@ mod wait;
 use std::io::{self, IsTerminal};
 
 use clap::{Args, Subcommand};
-use control_types::{Hostname, state::DomainKind};
+use control_types::{
+    Hostname,
+    state::{DomainKind, DomainState},
+};
 use provisioner_api::{
     client::Client,
     domains::{AddDomain, ChangeDomain, DomainDetail},
@@ -24,7 +27,7 @@ use crate::{
 pub enum DomainCommand {
     /// Claim a hostname for a site, and show which DNS records it needs
     Add(AddArgs),
-    /// Look into the DNS now: what is there, and what should be there
+    /// Look into the DNS now, and at the certificate: what is wrong, and what to do
     Check(NameArgs),
     /// List the hostnames of a site
     List(SiteArg),
@@ -163,6 +166,11 @@ fn verdict(domain: &DomainDetail, output: &Output) -> Result<(), Failure> {
         let message = format!("the DNS did not answer all that is to be known of {host}");
         Failure::new(Code::Failed, message)
             .hint("nothing was changed; look at the DNS server of the provisioner, and try again")
+    } else if domain.check.as_ref().is_none_or(|check| check.is_well())
+        && domain.state != DomainState::Pending
+    {
+        let message = format!("the certificate of {host} needs somebody: see what is to be done");
+        Failure::new(Code::Failed, message)
     } else {
         Failure::new(Code::Failed, format!("{host} is not ready: something is left to be done"))
             .hint(format!("when it is done: ta3lem domain check {site} {host}"))

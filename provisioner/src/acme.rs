@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::{dns::Dns, reconcilers::Nudges, secrets::Keys};
 
+pub mod advice;
 mod authority;
 mod challenges;
 mod failure;
@@ -40,6 +41,8 @@ pub struct AcmeOptions {
     pub parallel: usize,
     /// How often to look for names that nobody told of.
     pub poll: Duration,
+    /// Whether a name must lead to the regions' edge addresses before anything is ordered for it.
+    pub checks_addresses: bool,
 }
 
 impl Default for AcmeOptions {
@@ -50,6 +53,7 @@ impl Default for AcmeOptions {
             attempt: Duration::from_secs(180),
             parallel: 16,
             poll: Duration::from_secs(5),
+            checks_addresses: true,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{net::IpAddr, time::Duration};
 
 use control_types::{Hostname, hostname};
 
-pub use decide::decide;
+pub use decide::{decide, leads};
 pub use look::look;
 
 use crate::dns::{Alias, Answer, CaaSet, Dns, LookupError};

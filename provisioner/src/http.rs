@@ -72,7 +72,10 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/suspend", post(sites::suspend))
         .route("/sites/{site}/resume", post(sites::resume))
         .route("/certificates", get(certificates::list_all))
-        .route("/platform/certificate", put(certificates::put_wildcard))
+        .route(
+            "/platform/certificate",
+            get(certificates::show_wildcard).put(certificates::put_wildcard),
+        )
         .route("/sites/{site}/certificates", get(certificates::list).post(certificates::upload))
         .route("/sites/{site}/certificates/{hostname}/renew", post(certificates::renew))
         .route("/sites/{site}/domains", get(domains::list).post(domains::add))

@@ -7,7 +7,10 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use migrations::Schema;
 use provisioner::{
-    acme::{Acme, AcmeOptions, AcmeParts, settings::AcmeSettings},
+    acme::{
+        Acme, AcmeOptions, AcmeParts,
+        settings::{AcmeConfig, AcmeSettings},
+    },
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
     control_db::{ControlDb, holds, route_changes, tokens},
@@ -133,7 +136,7 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
             CertificateAuthority::load(&authority.certificate, &authority.key)
                 .context("certificate authority")?,
         ),
-        acme: resolved.acme.map(|acme| certificates_by_acme(acme, parts)).transpose()?,
+        acme: certificates_by_acme(resolved.acme, config.acme.as_ref(), parts)?,
         platform_domain: resolved.platform_domain,
         dns: Dns::new(&config.dns)?,
         nudges: nudges.clone(),
@@ -192,7 +195,7 @@ impl Running {
             self.world.object_stores.clone(),
         ));
         let feed = self.world.db.pool.clone();
-        let certificates = Arc::new(Certificates { world: Arc::clone(&self.world) });
+        let certificates = Arc::new(Certificates::new(Arc::clone(&self.world)));
         let domains = Arc::new(Domains { world: Arc::clone(&self.world) });
         let domain_checks = Arc::clone(&domains);
         let reports = [
@@ -246,8 +249,14 @@ impl Running {
     }
 }
 
-fn certificates_by_acme(settings: AcmeSettings, parts: AcmeParts) -> anyhow::Result<Arc<Acme>> {
-    Acme::new(settings, parts, AcmeOptions::default()).context("acme")
+fn certificates_by_acme(
+    settings: Option<AcmeSettings>,
+    config: Option<&AcmeConfig>,
+    parts: AcmeParts,
+) -> anyhow::Result<Option<Arc<Acme>>> {
+    let checks_addresses = config.is_none_or(|config| config.check_addresses);
+    let options = AcmeOptions { checks_addresses, ..AcmeOptions::default() };
+    settings.map(|settings| Acme::new(settings, parts, options).context("acme")).transpose()
 }
 
 async fn migrate(url: &str) -> anyhow::Result<()> {

@@ -71,22 +71,35 @@ pub async fn redirect(
     let mut record = Record::begin(&edge, &client, &head.method, &head.uri, head.version);
     record.trace = edge.traces.as_ref().and_then(|all| all.begin(&client, &mut head.headers));
     let has_body = !body.is_end_stream();
-    Ok(match plain(&edge, &head, &mut record).await {
+    Ok(match plain(&edge, &client, &head, &mut record).await {
         Ok(response) => own(response, has_body, head.version, record),
         Err(reason) => rejected(reason, &head.headers, has_body, head.version, record),
     })
 }
 
-async fn plain(edge: &Edge, head: &Parts, record: &mut Record) -> Result<Response<Bytes>, Reason> {
+async fn plain(
+    edge: &Edge,
+    client: &Client,
+    head: &Parts,
+    record: &mut Record,
+) -> Result<Response<Bytes>, Reason> {
     check_head(&head.method, &head.uri, &head.headers)?;
     let mut scratch = String::new();
     let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
     if let Some(token) = challenge::answer::token(&head.method, head.uri.path()) {
         record.host = Some(asked.host.into());
-        let answer = challenge::answer::answer(edge, &asked, token).await;
-        return Ok(answer.unwrap_or_else(challenge::answer::none));
+        // An authority is never told to come later; whoever guesses tokens is counted.
+        return match challenge::answer::answer(edge, &asked, token).await {
+            Some(answer) => Ok(answer),
+            None if client.admission.may_ask(record.begun()) => Ok(challenge::answer::none()),
+            None => Err(Reason::ClientOverLimit),
+        };
     }
+    let within_limit = client.admission.may_ask(record.begun());
     let route = find(edge, &asked, record)?;
+    if !within_limit {
+        return Err(Reason::ClientOverLimit);
+    }
     let port = match edge.https_port {
         443 => String::new(),
         port => format!(":{port}"),

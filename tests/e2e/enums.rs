@@ -31,6 +31,7 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
         AcmeChallengeKind,
         CertificateSource,
         CertificateOrderState,
+        CertificateFault,
         OperationKind,
         OperationState,
         StepEvent
@@ -41,6 +42,6 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
     )
     .fetch_one(&pool)
     .await?;
-    ensure!(n_enums == 13, "{n_enums} enums in SQL");
+    ensure!(n_enums == 14, "{n_enums} enums in SQL");
     Ok(())
 }

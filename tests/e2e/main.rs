@@ -10,6 +10,8 @@ use tokio::{runtime::Runtime, sync::OnceCell};
 
 mod acme;
 mod browser_flow;
+mod certificate_uploads;
+mod certificates;
 mod crash;
 mod custom_domains;
 mod demo_sites;
@@ -58,6 +60,7 @@ const SHARED: &[(&str, Shared)] = shared![
     custom_domains::a_resolver_that_fails_changes_nothing,
     custom_domains::an_operator_vouches,
     custom_domains::nobody_has_to_ask,
+    certificate_uploads::uploads_are_refused_in_words,
     refusals::bad_input_names_the_field,
     refusals::the_api_wants_a_token,
     refusals::the_api_describes_itself,
@@ -74,6 +77,9 @@ const SHARED: &[(&str, Shared)] = shared![
 
 const OWN: &[(&str, Own)] = own![
     acme::certificates_come_from_a_public_authority,
+    certificates::what_is_wrong_with_a_name_is_said_and_mended,
+    certificates::a_site_that_waits_for_its_certificate_says_so_and_gives_up_whole,
+    certificate_uploads::a_wildcard_serves_and_its_end_is_told_in_time,
     killed::the_provisioner_is_killed_during_creates,
     places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,

@@ -179,6 +179,28 @@ state!(
 );
 
 state!(
+    /// Whose fault it is that a hostname has no new certificate: it decides who waits, and what
+    /// people are told to do.
+    CertificateFault = "certificate_fault" {
+        /// The name's own: its DNS, its CAA records, where it leads. Another authority would say the
+        /// same.
+        Name = "name",
+        /// Like `name`, found by one way to prove the name: another way may find otherwise.
+        Proof = "proof",
+        /// The authority's.
+        Authority = "authority",
+        /// The authority's server does not answer, or has no time.
+        Unreachable = "unreachable",
+        /// The authority wants us to wait, or our own budget is spent. Nobody's failure.
+        Limited = "limited",
+        /// Ours.
+        Here = "here",
+        /// Nobody's: the authority is not done yet. The order stays.
+        Unfinished = "unfinished",
+    }
+);
+
+state!(
     /// What an operation does to its site.
     OperationKind = "operation_kind" {
         /// From nothing to a serving site.

@@ -1,7 +1,10 @@
 //! Domains as tables.
 
-use control_types::state::{DomainProof, DomainState};
-use provisioner_api::domains::{DomainDetail, Pointing, RecordDiff, RecordStatus};
+use control_types::state::{CertificateOrderState, DomainProof, DomainState};
+use provisioner_api::{
+    certificates::CertificateAlarm,
+    domains::{DomainDetail, Pointing, RecordDiff, RecordStatus},
+};
 use time::OffsetDateTime;
 
 use super::is_own;
@@ -54,36 +57,81 @@ pub fn print(domain: &DomainDetail, output: &Output) -> Result<(), Failure> {
     if !role.is_empty() {
         fields.push(("Role", role.into()));
     }
-    if is_own(domain) && domain.state != DomainState::Pending {
-        fields.push(("Certificate", certificate(domain, now)));
+    if domain.state != DomainState::Pending {
+        fields.extend(certificate_fields(domain, now));
+    }
+    if let (DomainState::Active, Some(routed)) = (domain.state, domain.routed) {
+        let (word, tone) =
+            if routed { ("serve it", Tone::Good) } else { ("not all serve it yet", Tone::Busy) };
+        fields.push(("Routers", Cell::toned(word, tone)));
     }
     fields.push(("URL", domain.url.as_str().into()));
     output.fields(fields)?;
-    let Some(check) = &domain.check else {
-        if is_own(domain) {
-            output.say("The DNS was not asked yet.");
-        }
-        return Ok(());
-    };
-    if !check.records.is_empty() {
-        output.print("")?;
-        let rows: Vec<_> = check.records.iter().map(record).collect();
-        output.table(&["", "type", "name", "is there", "should be"], &rows, "")?;
+    if is_own(domain) && domain.check.is_none() {
+        output.say("The DNS was not asked yet.");
     }
-    if !check.to_do.is_empty() {
+    let check = domain.check.as_ref();
+    let records: Vec<_> = check.iter().flat_map(|check| &check.records).map(record).collect();
+    if !records.is_empty() {
+        output.print("")?;
+        output.table(&["", "type", "name", "is there", "should be"], &records, "")?;
+    }
+    let of_dns = check.iter().flat_map(|check| &check.to_do);
+    let to_do: Vec<_> = of_dns.chain(&domain.certificate_to_do).collect();
+    if !to_do.is_empty() {
         output.print(&format!("\n{}", output.paint("To do:", Tone::Busy)))?;
-        for sentence in &check.to_do {
+        for sentence in &to_do {
             output.print(&format!("- {}", crate::output::printable(sentence)))?;
         }
     }
-    for sentence in &check.warnings {
+    for sentence in check.iter().flat_map(|check| &check.warnings) {
         let sentence = crate::output::printable(sentence);
         output.print(&format!("{} {sentence}", output.paint("Note:", Tone::Busy)))?;
     }
-    if check.to_do.is_empty() && domain.state == DomainState::Verified {
+    if to_do.is_empty() && domain.state == DomainState::Verified && check.is_some() {
         output.say("The DNS is as it should be. The domain serves when its certificate is there.");
     }
     Ok(())
+}
+
+/// The certificate, and why there is no newer one.
+fn certificate_fields(domain: &DomainDetail, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
+    let cell = match (&domain.certificate, domain.certificate_state) {
+        (Some(held), _) => {
+            let of = if held.hostname == domain.hostname.as_str() {
+                String::new()
+            } else {
+                format!("{}, ", held.hostname)
+            };
+            let (ends, tone) = ending(held.alarm);
+            let until = when::both(held.not_after, now);
+            Cell::toned(format!("{of}{}, {ends} {until}", held.issuer), tone)
+        }
+        (None, Some(CertificateOrderState::Wanted | CertificateOrderState::Ordered)) => {
+            Cell::toned("none yet, it is being ordered", Tone::Busy)
+        }
+        (None, _) => Cell::toned("none yet", Tone::Busy),
+    };
+    let mut fields = vec![("Certificate", cell)];
+    let Some(failure) = &domain.certificate_failure else { return fields };
+    let row = match failure.failures {
+        0 | 1 => String::new(),
+        failures => format!(", {failures} failures in a row"),
+    };
+    let text = format!("{} ({}{row})", failure.reason, when::relative(failure.at, now));
+    fields.push(("Last attempt", Cell::toned(text, Tone::Bad)));
+    let next = if failure.next_at <= now { "now".into() } else { when::both(failure.next_at, now) };
+    fields.push(("Tried again", next.into()));
+    fields
+}
+
+/// How the end of a certificate is spoken of.
+pub const fn ending(alarm: Option<CertificateAlarm>) -> (&'static str, Tone) {
+    match alarm {
+        None => ("until", Tone::Plain),
+        Some(CertificateAlarm::EndsSoon) => ("ends soon:", Tone::Bad),
+        Some(CertificateAlarm::Ended) => ("ended", Tone::Bad),
+    }
 }
 
 fn record(row: &RecordDiff) -> Vec<Cell> {
@@ -147,14 +195,18 @@ const fn proof(proof: DomainProof) -> &'static str {
 
 fn certificate(domain: &DomainDetail, now: OffsetDateTime) -> Cell {
     match &domain.certificate {
-        None => Cell::toned("none", if is_own(domain) { Tone::Busy } else { Tone::Faint }),
-        Some(certificate) if certificate.not_after <= now => {
-            let ended = format!("ended {}", when::relative(certificate.not_after, now));
-            Cell::toned(ended, Tone::Bad)
+        None => {
+            let failing = domain.certificate_failure.is_some();
+            Cell::toned("none", if failing { Tone::Bad } else { Tone::Busy })
         }
         Some(certificate) => {
-            let ends = when::relative(certificate.not_after, now);
-            format!("{}, ends {ends}", certificate.issuer).into()
+            let (_, tone) = ending(certificate.alarm);
+            let when = when::relative(certificate.not_after, now);
+            let word = match certificate.alarm {
+                Some(CertificateAlarm::Ended) => "ended",
+                _ => "ends",
+            };
+            Cell::toned(format!("{}, {word} {when}", certificate.issuer), tone)
         }
     }
 }

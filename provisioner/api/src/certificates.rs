@@ -1,6 +1,6 @@
 //! Certificates over the API. Private keys only come in; none ever goes out.
 
-use control_types::state::{CertificateOrderState, CertificateSource};
+use control_types::state::{CertificateFault, CertificateOrderState, CertificateSource};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -38,13 +38,48 @@ pub struct Certificate {
     pub failures: i32,
     /// The last failure, in words.
     pub last_error: Option<String>,
+    /// Whose fault it was.
+    #[schema(value_type = Option<String>)]
+    pub last_fault: Option<CertificateFault>,
+    /// Set when the one in use ended, or ends so soon that somebody should look.
+    pub alarm: Option<CertificateAlarm>,
+}
+
+/// What is alarming about a certificate in use. One of a public or the local authority should have
+/// been renewed long before its last 7 days, one that a person uploaded is told of in its last 14; in
+/// both cases it is a quarter of the life, if that is shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateAlarm {
+    /// It ends soon.
+    EndsSoon,
+    /// It ended: browsers refuse it.
+    Ended,
+}
+
+/// An attempt to get a certificate that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateFailure {
+    /// In words.
+    pub reason: String,
+    /// Whose fault it is; none when that was not noted.
+    #[schema(value_type = Option<String>)]
+    pub fault: Option<CertificateFault>,
+    /// When it was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Failures in a row; 0 when it was nobody's failure, or another way is tried first.
+    pub failures: i32,
+    /// When it is tried again.
+    #[serde(with = "time::serde::rfc3339")]
+    pub next_at: OffsetDateTime,
 }
 
 /// A certificate of one's own.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UploadCertificate {
-    /// A hostname of the site. Ignored for the platform's own wildcard.
+    /// A hostname of the site. For the platform's wildcard it may be left out.
     #[serde(default)]
     pub hostname: String,
     /// Leaf first, with all intermediates.

@@ -2,11 +2,13 @@
 
 use control_types::{
     Hostname, SiteId, Slug,
-    state::{DomainKind, DomainProof, DomainState},
+    state::{CertificateOrderState, CertificateSource, DomainKind, DomainProof, DomainState},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
+
+use crate::certificates::{CertificateAlarm, CertificateFailure};
 
 /// A hostname of a site, with all that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -42,7 +44,15 @@ pub struct DomainDetail {
     pub verified_at: Option<OffsetDateTime>,
     /// The certificate that serves it in the site's region.
     pub certificate: Option<DomainCertificate>,
-    /// Whether every router of the site's region serves it; only told of a single domain.
+    /// How far the next certificate is; none when no public authority is asked for it.
+    #[schema(value_type = Option<String>)]
+    pub certificate_state: Option<CertificateOrderState>,
+    /// Why there is no certificate yet, or no newer one; none when nothing failed since the last one.
+    pub certificate_failure: Option<CertificateFailure>,
+    /// What somebody has to do about the certificate, a sentence each. Empty when nobody can do more
+    /// than wait, or all is well.
+    pub certificate_to_do: Vec<String>,
+    /// Whether every router of the site's region serves it; told when one domain is shown or checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<bool>,
     /// What the DNS said when it last answered; none before, and for the platform's own names.
@@ -56,27 +66,38 @@ pub struct DomainDetail {
 }
 
 impl DomainDetail {
-    /// Whether the DNS is as it shall be and the domain is on its way or there: nobody has to do
-    /// anything.
+    /// Whether DNS and certificate are as they shall be and the domain is on its way or there:
+    /// nobody has to do anything.
     pub fn is_well(&self) -> bool {
-        match self.kind {
+        let dns_is_well = match self.kind {
             DomainKind::Platform => true,
             DomainKind::Custom => {
                 matches!(self.state, DomainState::Verified | DomainState::Active)
                     && self.check.as_ref().is_some_and(DomainCheck::is_well)
             }
-        }
+        };
+        dns_is_well && self.certificate_to_do.is_empty()
     }
 }
 
 /// A certificate, as far as people care.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DomainCertificate {
-    /// Who issued it.
+    /// The name that it certifies: the domain's, or the platform's wildcard.
+    pub hostname: String,
+    /// Who issued it: `local`, `uploaded`, or an authority by its name in the configuration.
     pub issuer: String,
-    /// When it ends.
+    /// Where it came from.
+    #[schema(value_type = String)]
+    pub source: CertificateSource,
+    /// Good from then.
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_before: OffsetDateTime,
+    /// Good until then.
     #[serde(with = "time::serde::rfc3339")]
     pub not_after: OffsetDateTime,
+    /// Set when it ended, or ends so soon that somebody should look.
+    pub alarm: Option<CertificateAlarm>,
 }
 
 /// What the DNS says of a domain, and what it should say.

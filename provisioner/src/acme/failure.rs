@@ -6,25 +6,7 @@ use instant_acme::{Error, Problem};
 
 use crate::{acme::http::told_to_wait, engine::worker::chain};
 
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The name's own: its DNS, its CAA records, what answers there. Another authority would say the
-    /// same.
-    Name,
-    /// Like [`Fault::Name`], found by one way to prove the name: another way may find otherwise.
-    Proof,
-    /// The authority's.
-    Authority,
-    /// The authority's server does not answer, or has no time.
-    Unreachable,
-    /// The authority wants us to wait, or our own budget is spent. Nobody's failure.
-    Limited,
-    /// Ours.
-    Here,
-    /// Nobody's: the authority is not done yet. The order stays.
-    Unfinished,
-}
+pub use control_types::state::CertificateFault as Fault;
 
 /// A failure.
 #[derive(Debug)]

@@ -1,25 +1,35 @@
 //! What a name's DNS must say before anything is ordered: an order that cannot succeed costs budget
 //! at the authority, and its error says less.
 
+use std::net::IpAddr;
+
 use control_types::state::AcmeChallengeKind;
+use provisioner_api::domains::Pointing;
 
 use crate::{
     acme::{
         Acme,
         failure::{Failure, Fault},
     },
-    control_db::certificate_orders::Claimed,
+    control_db::{
+        certificate_orders::Claimed,
+        places::{self, Edges},
+    },
     dns::{Answer, CaaSet, LookupError},
+    domain_check,
 };
 
 impl Acme {
-    /// Whether the name leads anywhere; its CAA records.
+    /// Whether the name leads to routers, as far as that can be told; its CAA records.
     pub(super) async fn preflight(&self, claimed: &Claimed) -> Result<CaaSet, Failure> {
         let name = &claimed.hostname;
         let dns = &self.parts.dns;
         let (ipv4, ipv6) = tokio::join!(dns.ipv4(name), dns.ipv6(name));
         let (ipv4, ipv6) = (ipv4.map_err(unknown)?, ipv6.map_err(unknown)?);
-        if ipv4.records().is_empty() && ipv6.records().is_empty() {
+        let found: Vec<IpAddr> = (ipv4.records().iter().copied().map(IpAddr::from))
+            .chain(ipv6.records().iter().copied().map(IpAddr::from))
+            .collect();
+        if found.is_empty() {
             let nothing = matches!(ipv4, Answer::NoName) && matches!(ipv6, Answer::NoName);
             let reason = if nothing { "there is no such name" } else { "it has no address" };
             return Err(Failure::new(
@@ -27,8 +37,56 @@ impl Acme {
                 format!("the DNS leads nobody to '{name}': {reason}"),
             ));
         }
+        if self.options.checks_addresses {
+            self.leads_to_routers(claimed, &found).await?;
+        }
         dns.caa(name).await.map_err(unknown)
     }
+
+    /// Routers of all regions answer challenges, so that a name may still lead to the region where
+    /// its site was before. An alias of the site's platform name leads where the operator lets that
+    /// one lead, whatever addresses are registered.
+    async fn leads_to_routers(&self, claimed: &Claimed, found: &[IpAddr]) -> Result<(), Failure> {
+        let edges = places::edges(self.pool(), &claimed.region, claimed.site).await?;
+        // Where addresses are missing, nothing follows from one that is not among them.
+        if !edges.is_complete {
+            return Ok(());
+        }
+        let Err(elsewhere) = judge(claimed, &edges, found) else { return Ok(()) };
+        let Some(platform_name) = &edges.platform_name else { return Err(elsewhere) };
+        let aliases = self.parts.dns.aliases(&claimed.hostname).await.map_err(unknown)?;
+        let is_alias = aliases.iter().any(|alias| alias.to == *platform_name);
+        if is_alias { Ok(()) } else { Err(elsewhere) }
+    }
+}
+
+/// Whether all addresses are those of routers.
+fn judge(claimed: &Claimed, edges: &Edges, found: &[IpAddr]) -> Result<(), Failure> {
+    let addresses = |texts: &[String]| -> Vec<IpAddr> {
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    };
+    let (home, others) = (addresses(&edges.home), addresses(&edges.others));
+    let also = match domain_check::leads(&home, &others, found) {
+        Pointing::Here | Pointing::OtherRegion => return Ok(()),
+        Pointing::Mixed => ", besides addresses of the platform",
+        Pointing::Elsewhere | Pointing::Nowhere | Pointing::Unknown => "",
+    };
+    let strange: Vec<_> = found
+        .iter()
+        .filter(|address| !home.contains(address) && !others.contains(address))
+        .map(ToString::to_string)
+        .collect();
+    Err(Failure::new(
+        Fault::Name,
+        format!(
+            "the DNS leads '{}' to {}, where no router of the platform listens{also}; those of \
+             region {} listen at {}. Nothing was ordered",
+            claimed.hostname,
+            strange.join(", "),
+            claimed.region,
+            edges.home.join(", "),
+        ),
+    ))
 }
 
 fn unknown(error: LookupError) -> Failure {

@@ -22,6 +22,14 @@ pub struct AcmeConfig {
     /// In the order in which they are tried.
     #[serde(default = "both_challenges")]
     pub challenges: Vec<ChallengeConfig>,
+    /// Whether a name must lead to the regions' `edge_addresses` before anything is ordered for it.
+    /// To be switched off where the provisioner's DNS servers say other addresses than the world's.
+    #[serde(default = "yes")]
+    pub check_addresses: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// An authority.

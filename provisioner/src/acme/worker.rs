@@ -184,7 +184,7 @@ impl Acme {
             "no certificate: {}", failure.message
         );
         metrics::counter!("provisioner_certificate_failures_total",
-            "fault" => format!("{:?}", failure.fault).to_lowercase())
+            "fault" => failure.fault.as_str())
         .increment(1);
         let back = PutBack {
             keeps_order: failure.keeps_order && next.authority == standing.authority,
@@ -192,7 +192,7 @@ impl Acme {
             authority_failures: next.authority_failures,
             challenge: self.challenges.get(next.challenge).copied(),
             failures: i32::try_from(next.failures).unwrap_or(i32::MAX),
-            error: Some(&failure.message),
+            error: (&failure.message, failure.fault),
             next_at: OffsetDateTime::now_utc() + pause,
         };
         claimed.claim().put_back(self.pool(), &back).await

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use control_types::{
     SiteId,
-    state::{AcmeChallengeKind, CertificateOrderState},
+    state::{AcmeChallengeKind, CertificateFault},
 };
 use sqlx::{PgConnection, PgPool, postgres::PgQueryResult};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -17,8 +17,10 @@ use crate::{
     control_db::certificates::{self, NewCertificate},
 };
 
+mod explain;
 mod health;
 
+pub use explain::explain;
 pub use health::{Health, health};
 
 /// Why a write was not done.
@@ -222,6 +224,23 @@ pub async fn look_again(
     Ok(())
 }
 
+/// Lets a hostname of a site be tried now that failed by what its DNS said: it says something else.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn dns_changed(pool: &PgPool, site: SiteId, hostname: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update certificate_order set next_at = now()
+         where site_id = $1 and hostname = $2 and state = 'failing' and last_fault = 'name'
+             and next_at > now()",
+        site.0,
+        hostname
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Claims up to `n` names that have their time, those that failed least first: names that fail can
 /// be many, and must not hold up others.
 ///
@@ -383,8 +402,8 @@ impl Claim {
         sqlx::query!(
             "update certificate_order set state = 'issued', order_url = null, authority = null,
                  authority_failures = 0, certificate_id = null, sealed_key = null, failures = 0,
-                 last_error = null, last_error_at = null, window_start = null, window_end = null,
-                 renew_at = $2, window_check_at = now(), renew_requested = false,
+                 last_error = null, last_fault = null, last_error_at = null,
+                 window_start = null, window_end = null, renew_at = $2, window_check_at = now(), renew_requested = false,
                  challenge = $3, next_at = now(), claimed_by = null, claim_token = null,
                  claim_expires_at = null
              where id = $1",
@@ -406,7 +425,7 @@ impl Claim {
         let done = sqlx::query!(
             "update certificate_order set window_start = $3, window_end = $4, renew_at = $5,
                  window_check_at = $6, next_at = $7, state = 'issued', failures = 0,
-                 last_error = null, last_error_at = null, claimed_by = null,
+                 last_error = null, last_fault = null, last_error_at = null, claimed_by = null,
                  claim_token = null, claim_expires_at = null
              where id = $1 and claim_token = $2 and claim_expires_at > now()
                  and not renew_requested and order_url is null",
@@ -441,9 +460,8 @@ impl Claim {
                  state = case when $2 and order_url is not null
                      then 'ordered'::certificate_order_state else 'failing' end,
                  authority = $3, authority_failures = $4, challenge = $5, failures = $6,
-                 last_error = coalesce($7, last_error),
-                 last_error_at = case when $7::text is null then last_error_at else now() end,
-                 next_at = $8, claimed_by = null, claim_token = null, claim_expires_at = null
+                 last_error = $7, last_fault = $8, last_error_at = now(), next_at = $9,
+                 claimed_by = null, claim_token = null, claim_expires_at = null
              where id = $1",
             self.order,
             back.keeps_order,
@@ -451,7 +469,8 @@ impl Claim {
             back.authority_failures,
             back.challenge as Option<AcmeChallengeKind>,
             back.failures,
-            back.error,
+            back.error.0,
+            back.error.1 as CertificateFault,
             back.next_at,
         )
         .execute(&mut *tx)
@@ -504,40 +523,8 @@ pub struct PutBack<'a> {
     pub challenge: Option<AcmeChallengeKind>,
     /// Failures in a row.
     pub failures: i32,
-    /// The failure in words; none when this was none.
-    pub error: Option<&'a str>,
+    /// The failure in words, and whose fault it is.
+    pub error: (&'a str, CertificateFault),
     /// When to try again.
     pub next_at: OffsetDateTime,
-}
-
-/// Why a hostname has no new certificate, in words for its site's administrator; none when nothing
-/// is wrong.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn explain(pool: &PgPool, hostname: &str) -> Result<Option<String>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"select certificate_order.state as "state: CertificateOrderState", failures, last_error,
-               next_at, exists (
-                   select from certificate where certificate.hostname = certificate_order.hostname
-                       and certificate.region = certificate_order.region
-                       and certificate.not_after > now()) as "has_one!"
-           from certificate_order where hostname = $1 order by failures desc limit 1"#,
-        hostname
-    )
-    .fetch_optional(pool)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let next = row.next_at.replace_nanosecond(0).unwrap_or(row.next_at);
-    let next = next.format(&Rfc3339).unwrap_or_default();
-    Ok(match (row.state, row.last_error) {
-        (CertificateOrderState::Failing | CertificateOrderState::Ordered, Some(error)) => {
-            let until = if row.has_one { ", the present one serves until its end" } else { "" };
-            Some(format!("no new certificate yet{until}: {error}; tried again at {next}"))
-        }
-        (CertificateOrderState::Wanted | CertificateOrderState::Ordered, _) if !row.has_one => {
-            Some("the certificate is being ordered".to_owned())
-        }
-        _ => None,
-    })
 }

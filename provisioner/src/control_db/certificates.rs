@@ -2,7 +2,7 @@
 
 mod shown;
 
-pub use shown::list;
+pub use shown::{alarm, list};
 
 use control_types::{SiteId, state::CertificateSource};
 use sqlx::{PgConnection, PgPool};

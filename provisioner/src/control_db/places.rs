@@ -1,6 +1,6 @@
 //! `region`, `router`, `plan`: what does not change by itself.
 
-use control_types::Hostname;
+use control_types::{Hostname, SiteId};
 use provisioner_api::{
     Plan,
     places::{PutRegion, Region, Router},
@@ -43,6 +43,46 @@ pub async fn put_region(pool: &PgPool, name: &str, region: &PutRegion) -> Result
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Where visitors arrive, as the operator registered it, and what else tells that a name leads here.
+pub struct Edges {
+    /// The addresses of a region.
+    pub home: Vec<String>,
+    /// Those of the other regions.
+    pub others: Vec<String>,
+    /// Whether there are addresses of the region, and of every other one that has a router.
+    pub is_complete: bool,
+    /// The site's name below the platform's domain: whoever is an alias of it leads where it does.
+    pub platform_name: Option<String>,
+}
+
+/// What is known of where a name of `site` should lead that serves in `region`.
+///
+/// # Errors
+/// When the database does not answer, or there is no such region.
+pub async fn edges(
+    pool: &PgPool,
+    region: &str,
+    site: Option<SiteId>,
+) -> Result<Edges, sqlx::Error> {
+    sqlx::query_as!(
+        Edges,
+        r#"select home.edge_addresses as home,
+               array(select unnest(region.edge_addresses) from region
+                     where region.name <> home.name) as "others!",
+               home.edge_addresses <> '{}' and not exists (
+                   select from region join router on router.region = region.name
+                   where region.edge_addresses = '{}') as "is_complete!",
+               (select hostname from domain
+                where site_id = $2 and kind = 'platform' and state <> 'released' limit 1)
+                   as platform_name
+           from region home where home.name = $1"#,
+        region,
+        site.map(|site| site.0),
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// All routers.

@@ -135,7 +135,7 @@ fn pointing(expected: &Expected, observed: &Observed, rows: &mut Vec<RecordDiff>
         }
     };
     let all: Vec<IpAddr> = ipv4.found.iter().chain(&ipv6.found).copied().collect();
-    let pointing = where_to(expected, &all);
+    let pointing = leads(&expected.edge, &expected.other_edges, &all);
     if let (Some(alias), true) = (chain.first(), pointing != Pointing::Here) {
         let advice = format!(
             "Change the CNAME record of '{}' to '{}'.{}{}",
@@ -163,14 +163,16 @@ fn pointing(expected: &Expected, observed: &Observed, rows: &mut Vec<RecordDiff>
     pointing
 }
 
-fn where_to(expected: &Expected, found: &[IpAddr]) -> Pointing {
-    let here = found.iter().filter(|address| expected.edge.contains(address)).count();
-    let near = found.iter().filter(|address| expected.other_edges.contains(address)).count();
+/// Where addresses lead: `edge` is where visitors of the site's region arrive, `other_edges` where
+/// those of the other regions do.
+pub fn leads(edge: &[IpAddr], other_edges: &[IpAddr], found: &[IpAddr]) -> Pointing {
+    let here = found.iter().filter(|address| edge.contains(address)).count();
+    let near = found.iter().filter(|address| other_edges.contains(address)).count();
     if found.is_empty() {
         Pointing::Nowhere
     } else if here == found.len() {
         Pointing::Here
-    } else if found.iter().all(|a| expected.edge.contains(a) || expected.other_edges.contains(a)) {
+    } else if found.iter().all(|a| edge.contains(a) || other_edges.contains(a)) {
         Pointing::OtherRegion
     } else if here + near > 0 {
         Pointing::Mixed

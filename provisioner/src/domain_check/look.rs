@@ -16,6 +16,7 @@ use super::{Expected, decide, observe};
 use crate::{
     control_db::{
         audit::{self, AuditEvent},
+        certificate_orders,
         domains::{self, ClaimHostnameError, checks, checks::Target},
         sites,
     },
@@ -65,6 +66,13 @@ pub async fn look(world: &World, target: &Target, actor: &str) -> Result<DomainC
     } else {
         let here = matches!(check.pointing, Pointing::Here | Pointing::OtherRegion);
         let next = check.checked_at + pause(state, check.checked_at - target.created_at);
+        if check.is_well() && !target.was_well {
+            // A certificate that waited for the records need not wait any longer.
+            certificate_orders::dns_changed(pool, target.site, &target.hostname).await?;
+            if let Some(acme) = &world.acme {
+                acme.nudge();
+            }
+        }
         checks::store(pool, target.id, &check, here, next).await?;
     }
     Ok(check)

@@ -129,7 +129,7 @@ pub trait Kind: Sized + Send + Sync + 'static {
     const STEPS: &'static [Self::Step];
     /// The step after whose beginning there is no way back.
     const PIVOT: Option<Self::Step>;
-    /// How long attempts of one step may go on before the pivot until the operation gives up and
+    /// How long one step before the pivot may be tried or wait until the operation gives up and
     /// unwinds; `None` for ever.
     const PATIENCE: Option<Duration>;
 

@@ -86,6 +86,18 @@ pub async fn upload(
     one(&api, &site, &hostname, region).await
 }
 
+/// The certificate for all names right below the platform's domain, in each region; none before one
+/// was uploaded.
+pub async fn show_wildcard(State(api): State<Api>) -> Result<Json<Vec<Certificate>>, Refusal> {
+    Ok(Json(wildcard(&api).await?))
+}
+
+async fn wildcard(api: &Api) -> Result<Vec<Certificate>, Refusal> {
+    let hostname = format!("*.{}", api.world.platform_domain);
+    let all = records::list(&api.world.db.pool, None).await?;
+    Ok(all.into_iter().filter(|one| one.hostname == hostname).collect())
+}
+
 /// Takes one certificate for all names right below the platform's domain.
 pub async fn put_wildcard(
     State(api): State<Api>,
@@ -94,6 +106,10 @@ pub async fn put_wildcard(
 ) -> Result<Json<Vec<Certificate>>, Refusal> {
     let platform = api.world.platform_domain.as_str();
     let hostname = format!("*.{platform}");
+    if !upload.hostname.is_empty() && upload.hostname != hostname {
+        let detail = format!("the platform's wildcard is {hostname}, not {}", upload.hostname);
+        return Err(Refusal::invalid("hostname", detail));
+    }
     let checked = check(&hostname, &upload)?;
     let pool = &api.world.db.pool;
     let mut tx = pool.begin().await?;
@@ -104,8 +120,7 @@ pub async fn put_wildcard(
     note(&mut tx, &actor, "certificate.upload", None, &hostname).await?;
     tx.commit().await?;
     api.nudges.all();
-    let all = records::list(pool, None).await?;
-    Ok(Json(all.into_iter().filter(|one| one.hostname == hostname).collect()))
+    Ok(Json(wildcard(&api).await?))
 }
 
 fn check(hostname: &str, upload: &UploadCertificate) -> Result<Checked, Refusal> {

@@ -54,6 +54,8 @@ use utoipa::{
         sites::DeleteSite,
         sites::ChangeSite,
         certificates::Certificate,
+        certificates::CertificateAlarm,
+        certificates::CertificateFailure,
         certificates::UploadCertificate,
         domains::DomainDetail,
         domains::DomainCertificate,
@@ -161,6 +163,14 @@ const CALLS: &[Call] = &[
     ),
     (HttpMethod::Get, "/v1/certificates", "All certificates", None, 200, "[Certificate]"),
     (
+        HttpMethod::Get,
+        "/v1/platform/certificate",
+        "The certificate for all names right below the platform's domain, in each region",
+        None,
+        200,
+        "[Certificate]",
+    ),
+    (
         HttpMethod::Put,
         "/v1/platform/certificate",
         "Takes one certificate for all names right below the platform's domain",
@@ -235,7 +245,8 @@ const CALLS: &[Call] = &[
     (
         HttpMethod::Post,
         "/v1/sites/{site}/domains/{hostname}/check",
-        "Looks into the DNS now; a claim whose ownership is shown is verified by it",
+        "Looks into the DNS now, and says how the certificate is and what to do; a claim whose \
+         ownership is shown is verified by it",
         None,
         200,
         "DomainDetail",

@@ -48,14 +48,18 @@ pub async fn show(
 ) -> Result<Json<DomainDetail>, Refusal> {
     let site = find(&api, &site).await?;
     let mut domain = detail(&api, &site, &name(&hostname)?).await?;
+    domain.routed = Some(is_routed(&api, &site, domain.state).await);
+    Ok(Json(domain))
+}
+
+async fn is_routed(api: &Api, site: &Site, state: DomainState) -> bool {
     let region = site.placement.as_ref().map(|placement| placement.region.as_str());
-    domain.routed = Some(match (domain.state, region) {
+    match (state, region) {
         (DomainState::Active, Some(region)) => {
             matches!(api.world.routers_behind(site.id, region).await, Ok(None))
         }
         _ => false,
-    });
-    Ok(Json(domain))
+    }
 }
 
 /// Claims a hostname.
@@ -167,7 +171,9 @@ pub async fn check(
     let pool = &api.world.db.pool;
     let claim = known(&mut *pool.acquire().await?, &site, &hostname).await?;
     if claim.kind == DomainKind::Platform {
-        return Ok(Json(detail(&api, &site, &hostname).await?));
+        let mut domain = detail(&api, &site, &hostname).await?;
+        domain.routed = Some(is_routed(&api, &site, domain.state).await);
+        return Ok(Json(domain));
     }
     let Some(target) = checks::target(pool, claim.id).await? else {
         let text = format!("site '{}' is not placed in a region yet; wait for it", site.slug);
@@ -176,6 +182,7 @@ pub async fn check(
     let check = domain_check::look(&api.world, &target, &actor.0).await?;
     let mut domain = detail(&api, &site, &hostname).await?;
     domain.check = Some(check);
+    domain.routed = Some(is_routed(&api, &site, domain.state).await);
     Ok(Json(domain))
 }
 
@@ -234,6 +241,9 @@ pub async fn remove(
     domain.state = DomainState::Released;
     domain.is_primary = false;
     domain.certificate = None;
+    domain.certificate_state = None;
+    domain.certificate_failure = None;
+    domain.certificate_to_do = Vec::new();
     Ok(Json(domain))
 }
 

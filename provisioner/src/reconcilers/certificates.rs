@@ -2,12 +2,12 @@
 //! own name in every region. The local authority issues at once; names for public authorities are
 //! handed over to `acme`, which takes its time with each.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use control_types::Hostname;
 use time::OffsetDateTime;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     control_db::{
@@ -19,11 +19,17 @@ use crate::{
 
 /// The reconciler.
 pub struct Certificates {
-    /// Where the rows are, and who issues.
-    pub world: Arc<World>,
+    world: Arc<World>,
+    /// What the log was last told to be wrong.
+    told: Mutex<Option<String>>,
 }
 
 impl Certificates {
+    /// Does nothing until it runs. `world` is where the rows are, and who issues.
+    pub fn new(world: Arc<World>) -> Self {
+        Self { world, told: Mutex::new(None) }
+    }
+
     /// Issues what is due. One name that cannot be certified does not hold up the others.
     ///
     /// # Errors
@@ -71,6 +77,20 @@ impl Certificates {
             metrics::gauge!("provisioner_certificate_names_failing").set(health.n_failing as f64);
             metrics::gauge!("provisioner_certificate_names_expiring").set(health.n_expiring as f64);
         }
+        self.tell(health.problem());
         Ok(())
+    }
+
+    /// A line in the log whenever what is wrong is another thing than before.
+    fn tell(&self, problem: Option<String>) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == problem {
+            return;
+        }
+        match &problem {
+            Some(problem) => warn!("certificates: {problem}"),
+            None => info!("certificates: all is well again"),
+        }
+        *told = problem;
     }
 }

@@ -139,3 +139,46 @@ async fn an_instance_that_cannot_be_reached_fails_quickly_and_not_for_ever() {
     stack.until(A, |answer| answer.body == "alpha", &request).await;
     assert_eq!(stack.https(A, request.as_bytes()).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_and_guessed_tokens_count_and_authorities_do_not() {
+    let stack = Stack::start_with(serde_json::json!({
+        "exempt": [], "requests_per_second": 1, "request_burst": 12,
+    }))
+    .await;
+    stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+    sqlx::query(
+        "insert into acme_challenge (id, hostname, kind, token, key_authorization, expires_at)
+         values (gen_random_uuid(), $1, 'http_01', 'known', 'known.proof', now() + interval '1 h')",
+    )
+    .bind(A)
+    .execute(&mut stack.database.sql().await)
+    .await
+    .expect("is inserted");
+    let asks = |token: &str| get(A, &format!("/.well-known/acme-challenge/{token}"));
+    let mut answers = Vec::new();
+    for number in 0..12 {
+        answers.push(stack.http(get(A, "/").as_bytes()).await.status);
+        answers.push(stack.http(asks(&format!("guess{number}")).as_bytes()).await.status);
+    }
+    let with = |status: u16| answers.iter().filter(|answer| **answer == status).count();
+    let (redirects, unknown, refused) = (with(301), with(404), with(429));
+    assert_eq!(redirects + unknown + refused, 24, "{answers:?}");
+    // The rate may give back a few while they are sent.
+    assert!(refused > 0 && redirects + unknown >= 12, "{answers:?}");
+    // It is told like any other refusal.
+    let refusal = loop {
+        let answer = stack.http(get(A, "/").as_bytes()).await;
+        if answer.status == 429 {
+            break answer;
+        }
+    };
+    assert_eq!(refusal.header("retry-after"), Some("1"));
+    assert!(refusal.body.contains("Site alpha"), "{}", refusal.body);
+    // A certificate authority comes from few addresses, and asks for every site.
+    for _ in 0..20 {
+        let answer = stack.http(asks("known").as_bytes()).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "known.proof"));
+    }
+}

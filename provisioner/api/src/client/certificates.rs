@@ -44,6 +44,15 @@ impl Client {
         self.send(Method::POST, &path, upload).await
     }
 
+    /// The certificate for all hostnames right below the platform's domain, in each region; none
+    /// before one was uploaded.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn platform_certificate(&self) -> Result<Vec<Certificate>> {
+        self.get("/v1/platform/certificate").await
+    }
+
     /// Lets all hostnames right below the platform's domain serve with one certificate.
     ///
     /// # Errors

@@ -32,9 +32,7 @@ pub async fn health(pool: &PgPool, platform_domain: &str) -> Result<Health, sqlx
                    or certificate.hostname = '*.' || $1
            ), expiring as (
                select hostname, not_after from used
-               where not_after < now() + least(
-                   case source when 'uploaded' then interval '14 days' else interval '7 days' end,
-                   (not_after - not_before) / 4)
+               where certificate_alarm_at(source, not_before, not_after) < now()
            ), failing as (
                select hostname, last_error from certificate_order
                where failures > 0 and state in ('failing', 'ordered')

@@ -25,6 +25,8 @@ pub struct Target {
     pub token: String,
     /// When it was claimed.
     pub created_at: OffsetDateTime,
+    /// Whether its records were as they shall be when they were last looked at.
+    pub was_well: bool,
     /// Whether neither the hostname nor the site's platform name was another site's before.
     pub cname_proves: bool,
     /// Where visitors of its region arrive.
@@ -46,6 +48,7 @@ pub async fn target(
         r#"select domain.id as "id: DomainId", domain.site_id as "site: SiteId", site.slug,
                domain.hostname, domain.state as "state: DomainState", domain.token,
                domain.created_at, home.edge_addresses as edge,
+               coalesce(domain.report -> 'to_do' = '[]', false) as "was_well!",
                array(select unnest(region.edge_addresses) from region
                      where region.name <> home.name) as "other_edges!",
                not exists (select from domain before

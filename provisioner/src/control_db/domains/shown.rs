@@ -1,15 +1,24 @@
 //! How domains are shown over the API.
 
 use control_types::{
-    Hostname, SiteId,
-    state::{DomainKind, DomainProof, DomainState},
+    Hostname, SiteId, Slug,
+    state::{
+        CertificateFault, CertificateOrderState, CertificateSource, DomainKind, DomainProof,
+        DomainState,
+    },
 };
-use provisioner_api::domains::{DomainCertificate, DomainCheck, DomainDetail};
+use provisioner_api::{
+    certificates::CertificateFailure,
+    domains::{DomainCertificate, DomainCheck, DomainDetail},
+};
 use sqlx::{PgPool, types::Json};
 use time::OffsetDateTime;
 
 use super::checks::CLAIM_LASTS;
-use crate::control_db::sites::port_suffix;
+use crate::{
+    acme::advice,
+    control_db::{certificates::alarm, sites::port_suffix},
+};
 
 /// The hostnames of a site, the primary one first.
 ///
@@ -42,8 +51,18 @@ struct DomainRow {
     proof: Option<DomainProof>,
     verified_at: Option<OffsetDateTime>,
     report: Option<Json<DomainCheck>>,
+    certificate_name: Option<String>,
     issuer: Option<String>,
+    source: Option<CertificateSource>,
+    not_before: Option<OffsetDateTime>,
     not_after: Option<OffsetDateTime>,
+    alarm_at: Option<OffsetDateTime>,
+    order_state: Option<CertificateOrderState>,
+    failures: Option<i32>,
+    last_error: Option<String>,
+    last_fault: Option<CertificateFault>,
+    last_error_at: Option<OffsetDateTime>,
+    next_at: Option<OffsetDateTime>,
     https_address: Option<String>,
     created_at: OffsetDateTime,
 }
@@ -60,7 +79,17 @@ async fn select(
                domain.is_primary, domain.primary_when_active,
                domain.proof as "proof: DomainProof", domain.verified_at,
                domain.report as "report: Json<DomainCheck>",
-               certificate.issuer as "issuer?", certificate.not_after as "not_after?",
+               certificate.hostname as "certificate_name?", certificate.issuer as "issuer?",
+               certificate.source as "source?: CertificateSource",
+               certificate.not_before as "not_before?", certificate.not_after as "not_after?",
+               certificate_alarm_at(certificate.source, certificate.not_before,
+                   certificate.not_after) as "alarm_at?",
+               certificate_order.state as "order_state?: CertificateOrderState",
+               certificate_order.failures as "failures?",
+               certificate_order.last_error as "last_error?",
+               certificate_order.last_fault as "last_fault?: CertificateFault",
+               certificate_order.last_error_at as "last_error_at?",
+               certificate_order.next_at as "next_at?",
                (select router.https_address from router
                 where router.region = placement.region order by router.name limit 1)
                    as https_address,
@@ -68,9 +97,18 @@ async fn select(
            from domain
            join site on site.id = domain.site_id
            left join placement on placement.site_id = site.id and placement.state = 'current'
-           left join certificate on certificate.hostname = domain.hostname
-               and certificate.region = placement.region
-               and certificate.site_id = domain.site_id
+           left join lateral (
+               select certificate.* from certificate
+               where certificate.region = placement.region
+                   and (certificate.hostname = domain.hostname
+                           and certificate.site_id = domain.site_id
+                       or domain.kind = 'platform' and certificate.site_id is null
+                           and certificate.hostname = '*' || substring(domain.hostname from '[.].*'))
+               order by certificate.site_id is null limit 1
+           ) certificate on true
+           left join certificate_order on certificate_order.hostname = domain.hostname
+               and certificate_order.region = placement.region
+               and certificate_order.site_id = domain.site_id
            where domain.site_id = $1 and domain.state <> 'released'
                and ($2::text is null or domain.hostname = $2)
            order by domain.is_primary desc, domain.kind, domain.hostname"#,
@@ -88,10 +126,18 @@ impl DomainRow {
         let hostname: Hostname = self.hostname.parse().map_err(|e| decode(Box::new(e)))?;
         let port = port_suffix(self.https_address.as_deref());
         let is_pending = self.state == DomainState::Pending;
-        let certificate = self.issuer.zip(self.not_after);
+        let now = OffsetDateTime::now_utc();
+        let certificate = self.certificate(now);
+        let failure = self.failure();
+        let site: Slug = self.slug.parse().map_err(|e| decode(Box::new(e)))?;
+        let named = advice::Named { site: &site, hostname: &hostname, kind: self.kind };
         Ok(DomainDetail {
+            certificate_to_do: advice::to_do(&named, certificate.as_ref(), failure.as_ref(), now),
+            certificate_state: self.order_state,
+            certificate_failure: failure,
+            certificate,
             site_id: self.site_id,
-            site: self.slug.parse().map_err(|e| decode(Box::new(e)))?,
+            site,
             unicode: hostname.to_unicode(),
             url: format!("https://{hostname}{port}"),
             hostname,
@@ -101,12 +147,34 @@ impl DomainRow {
             primary_when_active: self.primary_when_active,
             proof: self.proof,
             verified_at: self.verified_at,
-            certificate: certificate
-                .map(|(issuer, not_after)| DomainCertificate { issuer, not_after }),
             routed: None,
             check: self.report.map(|report| report.0),
             created_at: self.created_at,
             expires_at: is_pending.then(|| self.created_at + CLAIM_LASTS),
+        })
+    }
+
+    fn certificate(&self, now: OffsetDateTime) -> Option<DomainCertificate> {
+        let not_after = self.not_after?;
+        Some(DomainCertificate {
+            hostname: self.certificate_name.clone()?,
+            issuer: self.issuer.clone()?,
+            source: self.source?,
+            not_before: self.not_before?,
+            not_after,
+            alarm: self.alarm_at.and_then(|at| alarm(now, at, not_after)),
+        })
+    }
+
+    fn failure(&self) -> Option<CertificateFailure> {
+        let is_over = matches!(self.order_state, Some(CertificateOrderState::Issued) | None);
+        let reason = self.last_error.clone().filter(|_| !is_over)?;
+        Some(CertificateFailure {
+            reason,
+            fault: self.last_fault,
+            at: self.last_error_at?,
+            failures: self.failures?,
+            next_at: self.next_at?,
         })
     }
 }

@@ -27,8 +27,12 @@ impl Engine {
         }
         let attempts = i32::try_from(journal.attempts).unwrap_or(i32::MAX);
         if let (Some((step, event)), false) = (note.event, note.silent) {
-            append_event(&mut tx, cx.operation.0, step, event, attempts, note.detail.as_ref())
-                .await?;
+            let detail = note.detail.as_ref();
+            let repeats = note.unless_repeated
+                && is_last(&mut tx, cx.operation.0, step, event, detail).await?;
+            if !repeats {
+                append_event(&mut tx, cx.operation.0, step, event, attempts, detail).await?;
+            }
         }
         if let Some(to_undo) = note.turn_round {
             journal.state = OperationState::Unwinding;
@@ -75,6 +79,8 @@ pub(super) struct Note<'a> {
     pub(super) event: Option<(&'a str, StepEvent)>,
     /// The event itself is not worth a line.
     pub(super) silent: bool,
+    /// Nor is it when the last event of the operation was the same.
+    pub(super) unless_repeated: bool,
     pub(super) detail: Option<Value>,
     pub(super) sets_error: bool,
     pub(super) error: Option<String>,
@@ -89,6 +95,13 @@ impl<'a> Note<'a> {
     pub(super) fn event(step: &'a str, event: StepEvent, detail: Option<Value>) -> Self {
         let sets_error = matches!(event, StepEvent::Succeeded | StepEvent::Waiting);
         Self { event: Some((step, event)), detail, sets_error, ..Self::default() }
+    }
+
+    /// It waits, and for what. Who follows the operation reads it once, and again when the reason is
+    /// another one.
+    pub(super) fn waiting(step: &'a str, reason: &str, pause: Duration) -> Self {
+        let note = Self::event(step, StepEvent::Waiting, Some(json!({ "reason": reason })));
+        Self { unless_repeated: true, ..note.after(pause) }
     }
 
     pub(super) fn failure(step: &'a str, event: StepEvent, error: &str) -> Self {
@@ -135,4 +148,25 @@ async fn append_event(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Whether the operation's last event was this one.
+async fn is_last(
+    connection: &mut PgConnection,
+    operation: uuid::Uuid,
+    step: &str,
+    event: StepEvent,
+    detail: Option<&Value>,
+) -> Result<bool, sqlx::Error> {
+    let same = sqlx::query_scalar!(
+        r#"select step = $2 and event = $3 and detail is not distinct from $4 as "same!"
+           from operation_event where operation_id = $1 order by seq desc limit 1"#,
+        operation,
+        step,
+        event as StepEvent,
+        detail,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(same.unwrap_or(false))
 }

@@ -94,6 +94,11 @@ impl Engine {
             {
                 Err(StepError::Fail(error.context("tried for too long")))
             }
+            (Ok(Flow::Wait { reason, .. }), Some(patience), Some(since))
+                if OffsetDateTime::now_utc() - since > patience =>
+            {
+                Err(StepError::fail(format!("waited for too long: {reason}")))
+            }
             (outcome, _, _) => outcome,
         };
         Ok(self.note_forward(cx, journal, &name, outcome, past_pivot).await)
@@ -119,10 +124,7 @@ impl Engine {
                 self.note(cx, journal, Note::event(name, StepEvent::Succeeded, detail)).await
             }
             Ok(Flow::Wait { pause, reason }) => {
-                let detail = json!({ "reason": reason });
-                let silent = journal.attempts > 1;
-                let note = Note::event(name, StepEvent::Waiting, Some(detail)).after(pause);
-                self.note(cx, journal, Note { silent, ..note }).await
+                self.note(cx, journal, Note::waiting(name, &reason, pause)).await
             }
             Err(StepError::Retry(error)) => {
                 let error = chain(&*error);
@@ -183,9 +185,7 @@ impl Engine {
                 self.note(cx, journal, Note::event(&name, StepEvent::Undone, None)).await
             }
             Ok(Flow::Wait { pause, reason }) => {
-                let detail = json!({ "reason": reason });
-                let note = Note::event(&name, StepEvent::Waiting, Some(detail)).after(pause);
-                self.note(cx, journal, note).await
+                self.note(cx, journal, Note::waiting(&name, &reason, pause)).await
             }
             Err(StepError::Retry(error)) => {
                 let error = chain(&*error);
