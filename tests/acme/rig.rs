@@ -1,18 +1,7 @@
 //! A control database, a DNS server and a responder, for workers that a test starts.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::{Path, Request, State},
-    http::StatusCode,
-    routing::get,
-};
 use control_types::{
     seal::KeyRing,
     state::{AcmeChallengeKind, CertificateOrderState},
@@ -26,41 +15,31 @@ use provisioner::{
     dns::{Dns, DnsConfig},
     secrets::Keys,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use serde_json::{Value, json};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use sqlx::{PgPool, postgres::PgPoolOptions};
+use tests::{
+    dns_server::DnsServer,
+    pebble::{Pebble, PebbleOptions},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    pebble::{Pebble, PebbleOptions},
     postgres::{SAME_USER, Server, execute},
+    responder::respond,
 };
 
-const REGION: &str = "id-jakarta";
+pub const REGION: &str = "id-jakarta";
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// What vouches for the servers of authorities.
-pub struct Ca {
-    pub authority: provisioner::certificate_authority::CertificateAuthority,
-    pub pem: String,
-}
-
-impl Ca {
-    pub fn der(&self) -> Vec<u8> {
-        CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("PEM").as_ref().to_vec()
-    }
-}
 
 pub struct Rig {
     pub pool: PgPool,
     pub keys: Keys,
     pub dns: DnsServer,
-    pub ca: Ca,
     url: String,
-    pub http_port: u16,
-    pub tls_port: u16,
+    http_port: u16,
+    tls_port: u16,
     _server: Server,
 }
 
@@ -72,10 +51,6 @@ pub fn options(worker: &str) -> AcmeOptions {
         poll: Duration::from_millis(200),
         ..AcmeOptions::default()
     }
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port()
 }
 
 fn make(
@@ -124,17 +99,13 @@ impl Rig {
             .execute(&pool)
             .await
             .expect("puts");
-        let generated = provisioner::certificate_authority::CertificateAuthority::generate();
-        let (pem, key) = generated.expect("an authority");
-        let authority =
-            provisioner::certificate_authority::CertificateAuthority::from_pem(&pem, &key);
-        let ca = Ca { authority: authority.expect("loads"), pem };
-        let dns = DnsServer::start().await;
-        Self { pool, keys, dns, ca, url, http_port, tls_port, _server: server }
+        let dns = DnsServer::start_leading_here().await.expect("starts");
+        Self { pool, keys, dns, url, http_port, tls_port, _server: server }
     }
 
     pub async fn pebble(&self, options: PebbleOptions) -> Pebble {
-        Pebble::start(self, options).await
+        let started = Pebble::start(self.dns.address, self.tls_port, self.http_port, options).await;
+        started.expect("starts")
     }
 
     pub fn acme(&self, authorities: &[AuthoritySettings], options: AcmeOptions) -> Arc<Acme> {
@@ -304,137 +275,5 @@ pub struct Doomed(tokio::runtime::Runtime);
 impl Doomed {
     pub fn kill(self) {
         self.0.shutdown_background();
-    }
-}
-
-/// Answers challenges as routers do, from what they read.
-async fn respond(pool: &PgPool, keys: &Keys) -> (u16, u16) {
-    let app = Router::new()
-        .route("/.well-known/acme-challenge/{token}", get(answer))
-        .route("/challenges/{token}", get(seen))
-        .route(
-            "/challenges/tls-alpn-01/{host}",
-            get(|state: State<PgPool>, path: Path<String>| seen(state, path)),
-        )
-        .with_state(pool.clone());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let http = listener.local_addr().expect("bound").port();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let tls = listener.local_addr().expect("bound").port();
-    let (pool, keys) = (pool.clone(), keys.clone());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (pool, keys) = (pool.clone(), keys.clone());
-            tokio::spawn(async move { handshake(stream, &pool, &keys).await });
-        }
-    });
-    (http, tls)
-}
-
-async fn answer(
-    State(pool): State<PgPool>,
-    Path(token): Path<String>,
-    request: Request,
-) -> Result<String, StatusCode> {
-    let host = request.headers().get("host").and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
-    if host.starts_with("unreachable") || host.starts_with("tlsonly") {
-        return Err(StatusCode::NOT_FOUND);
-    }
-    sqlx::query_scalar("select key_authorization from routing.challenge where token = $1")
-        .bind(token)
-        .fetch_optional(&pool)
-        .await
-        .expect("reads")
-        .ok_or(StatusCode::NOT_FOUND)
-}
-
-async fn seen(
-    State(pool): State<PgPool>,
-    Path(what): Path<String>,
-) -> Result<Json<Value>, StatusCode> {
-    let id: Option<Uuid> = sqlx::query_scalar(
-        "select id from routing.challenge where token = $1 or (token is null and hostname = $1)",
-    )
-    .bind(what)
-    .fetch_optional(&pool)
-    .await
-    .expect("reads");
-    id.map(|id| Json(json!({ "id": id }))).ok_or(StatusCode::NOT_FOUND)
-}
-
-async fn handshake(stream: tokio::net::TcpStream, pool: &PgPool, keys: &Keys) -> Option<()> {
-    let acceptor =
-        tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let start = acceptor.await.ok()?;
-    let hostname = start.client_hello().server_name()?.to_owned();
-    let (id, chain, sealed): (Uuid, String, Vec<u8>) = sqlx::query_as(
-        "select id, chain_pem, sealed_key from routing.challenge
-         where hostname = $1 and kind = 'tls_alpn_01'",
-    )
-    .bind(&hostname)
-    .fetch_optional(pool)
-    .await
-    .expect("reads")?;
-    if hostname.starts_with("unreachable") {
-        return None;
-    }
-    let key = keys.open_certificate_key(REGION, id, &sealed).expect("sealed as routers open it");
-    let chain = CertificateDer::from_pem_slice(chain.as_bytes()).expect("PEM");
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
-    // The extension is critical and unknown to rustls, so nothing may be checked here.
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a key");
-    let certified = rustls::sign::CertifiedKey::new(vec![chain], key);
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
-    start.into_stream(Arc::new(config)).await.ok().map(drop)
-}
-
-/// `pebble-challtestsrv`, which leads every name to this machine unless told otherwise.
-pub struct DnsServer {
-    pub address: SocketAddr,
-    management: String,
-    process: Child,
-}
-
-impl Drop for DnsServer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl DnsServer {
-    async fn start() -> Self {
-        let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-        let management = format!("127.0.0.1:{}", free_port());
-        let process = Command::new("pebble-challtestsrv")
-            .args(["-dns01", &address.to_string(), "-management", &management])
-            .args(["-http01", "", "-https01", "", "-tlsalpn01", ""])
-            .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the Debian package pebble is installed");
-        while tokio::net::TcpStream::connect(address).await.is_err()
-            || tokio::net::TcpStream::connect(&management).await.is_err()
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Self { address, management: format!("http://{management}"), process }
-    }
-
-    pub async fn servfail(&self, name: &str) {
-        self.tell("set-servfail", json!({ "host": format!("{name}.") })).await;
-    }
-
-    async fn tell(&self, what: &str, body: Value) {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let url = format!("{}/{what}", self.management);
-        let answer = http.post(url).json(&body).send().await.expect("answers");
-        assert!(answer.status().is_success());
     }
 }

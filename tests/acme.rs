@@ -5,27 +5,32 @@
 use std::time::Duration;
 
 use control_types::state::AcmeChallengeKind;
+use provisioner::acme::settings::AuthoritySettings;
 
 #[allow(dead_code, reason = "each test file uses its own part of it")]
-#[path = "parts/postgres.rs"]
+#[path = "../provisioner/tests/parts/postgres.rs"]
 mod postgres;
 #[path = "acme/authority.rs"]
 mod authority;
-#[path = "acme/pebble.rs"]
-mod pebble;
+#[path = "acme/responder.rs"]
+mod responder;
 #[path = "acme/rig.rs"]
 mod rig;
 
 use authority::MockAuthority;
-use pebble::PebbleOptions;
 use rig::{Rig, options};
+use tests::pebble::{Pebble, PebbleOptions};
+
+fn named(pebble: &Pebble, name: &str) -> AuthoritySettings {
+    pebble.settings(name).expect("a root")
+}
 
 #[tokio::test]
 async fn issued_then_renewed_while_the_old_one_serves() {
     let rig = Rig::start().await;
     let pebble = rig.pebble(PebbleOptions { bad_nonces: 40, ..Default::default() }).await;
     rig.want(&["a.example.test"]).await;
-    let acme = rig.acme(&[pebble.config("pebble")], options("one"));
+    let acme = rig.acme(&[named(&pebble, "pebble")], options("one"));
     let running = rig.run(&acme);
     let first = rig.issued("a.example.test").await;
     assert_eq!(first.issuer, "pebble");
@@ -43,15 +48,15 @@ async fn two_workers_never_order_twice() {
     let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
     let names: Vec<_> = (0..12).map(|n| format!("n{n}.example.test")).collect();
     rig.want(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let one = rig.acme(&[pebble.config("pebble")], options("one"));
-    let two = rig.acme(&[pebble.config("pebble")], options("two"));
+    let one = rig.acme(&[named(&pebble, "pebble")], options("one"));
+    let two = rig.acme(&[named(&pebble, "pebble")], options("two"));
     let (first, second) = (rig.run(&one), rig.run(&two));
     for name in &names {
         rig.issued(name).await;
     }
     first.stop().await;
     second.stop().await;
-    assert_eq!(pebble.n_orders(), names.len(), "one order for each name");
+    assert_eq!(pebble.orders().expect("a log"), names.len(), "one order for each name");
     assert_eq!(rig.n_accounts().await, 1, "one account for both");
 }
 
@@ -60,21 +65,21 @@ async fn a_killed_workers_order_is_resumed() {
     let rig = Rig::start().await;
     let pebble = rig.pebble(PebbleOptions { sleep: 4, reuse: 0, ..Default::default() }).await;
     rig.want(&["a.example.test"]).await;
-    let first = rig.run_doomed(pebble.config("pebble"), options("one"));
+    let first = rig.run_doomed(named(&pebble, "pebble"), options("one"));
     let url = rig.ordered("a.example.test").await;
     first.kill();
-    let two = rig.acme(&[pebble.config("pebble")], options("two"));
+    let two = rig.acme(&[named(&pebble, "pebble")], options("two"));
     let second = rig.run(&two);
     rig.issued("a.example.test").await;
     second.stop().await;
-    assert_eq!(pebble.n_orders(), 1, "the order {url} was taken up");
+    assert_eq!(pebble.orders().expect("a log"), 1, "the order {url} was taken up");
 }
 
 #[tokio::test]
 async fn a_failing_name_holds_up_nobody_and_says_why() {
     let rig = Rig::start().await;
     let pebble = rig.pebble(PebbleOptions::default()).await;
-    rig.dns.servfail("silent.example.test").await;
+    rig.dns.fail("silent.example.test").await.expect("is told");
     // The responder answers nothing for names that begin with `unreachable`.
     let bad = ["silent.example.test", "unreachable.example.test"];
     let good: Vec<_> = (0..9).map(|n| format!("n{n}.example.test")).collect();
@@ -82,7 +87,7 @@ async fn a_failing_name_holds_up_nobody_and_says_why() {
     rig.want(&good.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut narrow = options("one");
     narrow.parallel = 2;
-    let acme = rig.acme(&[pebble.config("pebble")], narrow);
+    let acme = rig.acme(&[named(&pebble, "pebble")], narrow);
     let running = rig.run(&acme);
     for name in &good {
         rig.issued(name).await;
@@ -100,7 +105,7 @@ async fn a_name_that_http_cannot_prove_is_proven_by_a_handshake() {
     let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
     // The responder answers such names over TLS only.
     rig.want(&["tlsonly.example.test"]).await;
-    let acme = rig.acme(&[pebble.config("pebble")], options("one"));
+    let acme = rig.acme(&[named(&pebble, "pebble")], options("one"));
     let running = rig.run(&acme);
     rig.issued("tlsonly.example.test").await;
     assert_eq!(rig.challenge("tlsonly.example.test").await, Some(AcmeChallengeKind::TlsAlpn01));
@@ -112,16 +117,16 @@ async fn the_second_authority_takes_over_and_wants_its_contract() {
     let rig = Rig::start().await;
     let binding = Some("kid-1".to_owned());
     let pebble = rig.pebble(PebbleOptions { binding, ..Default::default() }).await;
-    let mut down = pebble.config("down");
+    let mut down = named(&pebble, "down");
     down.directory_url = "https://localhost:9/dir".to_owned();
     down.external_account = None;
     rig.want(&["a.example.test"]).await;
-    let acme = rig.acme(&[down, pebble.config("second")], options("one"));
+    let acme = rig.acme(&[down, named(&pebble, "second")], options("one"));
     let running = rig.run(&acme);
     assert_eq!(rig.issued("a.example.test").await.issuer, "second");
     running.stop().await;
 
-    let mut bare = pebble.config("bare");
+    let mut bare = named(&pebble, "bare");
     bare.external_account = None;
     rig.forget_accounts().await;
     rig.want(&["b.example.test"]).await;
@@ -134,10 +139,10 @@ async fn the_second_authority_takes_over_and_wants_its_contract() {
 #[tokio::test]
 async fn the_authority_says_when_to_renew_and_hears_what_is_replaced() {
     let rig = Rig::start().await;
-    let mock = MockAuthority::start(&rig.ca).await;
+    let mock = MockAuthority::start().await;
     mock.suggest(Duration::from_secs(30 * 86_400));
     rig.want(&["a.example.test"]).await;
-    let acme = rig.acme(&[mock.config("mock")], options("one"));
+    let acme = rig.acme(&[mock.settings("mock")], options("one"));
     let running = rig.run(&acme);
     let first = rig.issued("a.example.test").await;
     let id = rig.window_of("a.example.test").await;

@@ -17,7 +17,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use provisioner::acme::settings::AuthoritySettings;
+use provisioner::{acme::settings::AuthoritySettings, certificate_authority::CertificateAuthority};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
@@ -26,8 +26,6 @@ use rustls_pki_types::{
 };
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-use crate::rig::Ca;
 
 #[derive(Default)]
 struct Said {
@@ -54,7 +52,7 @@ pub struct MockAuthority {
 }
 
 impl MockAuthority {
-    pub async fn start(ca: &Ca) -> Self {
+    pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = listener.local_addr().expect("bound").port();
         let (issuer, issuer_pem) = issuer();
@@ -70,7 +68,9 @@ impl MockAuthority {
             .route("/certificate/{id}", post(certificate))
             .route("/renewal/{id}", get(renewal))
             .with_state(Arc::clone(&shared));
-        let issued = ca.authority.issue(&"localhost".parse().expect("a hostname")).expect("issues");
+        let (root, key) = CertificateAuthority::generate().expect("an authority");
+        let own = CertificateAuthority::from_pem(&root, &key).expect("loads");
+        let issued = own.issue(&"localhost".parse().expect("a hostname")).expect("issues");
         let chain = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).expect("PEM");
         let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("PEM");
         let config = rustls::ServerConfig::builder()
@@ -89,10 +89,11 @@ impl MockAuthority {
                 });
             }
         });
-        Self { shared, root: ca.der() }
+        let root = CertificateDer::from_pem_slice(root.as_bytes()).expect("PEM").as_ref().to_vec();
+        Self { shared, root }
     }
 
-    pub fn config(&self, name: &str) -> AuthoritySettings {
+    pub fn settings(&self, name: &str) -> AuthoritySettings {
         AuthoritySettings {
             name: name.to_owned(),
             directory_url: format!("{}/dir", self.shared.url),
