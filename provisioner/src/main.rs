@@ -247,7 +247,8 @@ impl Running {
 }
 
 fn certificates_by_acme(settings: AcmeSettings, parts: AcmeParts) -> anyhow::Result<Arc<Acme>> {
-    Acme::new(settings, parts, AcmeOptions::default()).context("acme")
+    let options = AcmeOptions { lease: settings.claim, ..AcmeOptions::default() };
+    Acme::new(settings, parts, options).context("acme")
 }
 
 async fn migrate(url: &str) -> anyhow::Result<()> {

@@ -17,7 +17,10 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use provisioner::{acme::settings::AuthoritySettings, certificate_authority::CertificateAuthority};
+use provisioner::{
+    acme::{schedule::Allowance, settings::AuthoritySettings},
+    certificate_authority::CertificateAuthority,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
@@ -101,6 +104,7 @@ impl MockAuthority {
             roots: vec![self.root.clone()],
             external_account: None,
             profile: None,
+            allowance: Allowance::in_three_hours(300),
         }
     }
 

@@ -63,6 +63,7 @@ fn make(
     let settings = AcmeSettings {
         authorities: authorities.to_vec(),
         challenges: vec![AcmeChallengeKind::Http01, AcmeChallengeKind::TlsAlpn01],
+        claim: options.lease,
     };
     let parts = AcmeParts {
         pool,

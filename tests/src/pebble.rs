@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use provisioner::{acme::settings::AuthoritySettings, certificate_authority::CertificateAuthority};
+use provisioner::{
+    acme::{schedule::Allowance, settings::AuthoritySettings},
+    certificate_authority::CertificateAuthority,
+};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tempfile::TempDir;
@@ -162,6 +165,7 @@ impl Pebble {
             roots: vec![root.as_ref().to_vec()],
             external_account: self.external_account.clone(),
             profile: None,
+            allowance: Allowance::in_three_hours(300),
         })
     }
 

@@ -208,7 +208,8 @@ impl Acme {
             }
         }
         // Renewals that the authority suggested are free; all others cost.
-        if let Err(until) = acme_accounts::spend(self.pool(), opened.id).await? {
+        let allowed = authority.settings.allowance;
+        if let Err(until) = acme_accounts::spend(self.pool(), opened.id, allowed).await? {
             let wait = (until - OffsetDateTime::now_utc()).try_into().ok();
             let message = format!(
                 "the budget of orders at {} is spent; the next one is possible at {until}",
