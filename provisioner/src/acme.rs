@@ -17,6 +17,7 @@ mod challenges;
 mod failure;
 mod http;
 mod order;
+mod placing;
 mod preflight;
 mod renewal;
 pub mod schedule;

@@ -66,6 +66,7 @@ pub async fn insert(
     region: &str,
     allowed: Allowance,
 ) -> Result<(), sqlx::Error> {
+    let full = allowed.at_once;
     sqlx::query!(
         "insert into acme_account (id, directory_url, region, sealed_credentials, budget)
          values ($1, $2, $3, $4, $5)",
@@ -73,7 +74,7 @@ pub async fn insert(
         directory_url,
         region,
         account.sealed_credentials,
-        allowed.at_once,
+        full,
     )
     .execute(connection)
     .await?;
