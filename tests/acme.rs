@@ -12,14 +12,25 @@ use provisioner::acme::settings::AuthoritySettings;
 mod postgres;
 #[path = "acme/authority.rs"]
 mod authority;
+#[path = "acme/control.rs"]
+mod control;
+#[path = "acme/many.rs"]
+mod many;
+#[path = "acme/processes.rs"]
+mod processes;
 #[path = "acme/responder.rs"]
 mod responder;
 #[path = "acme/rig.rs"]
 mod rig;
+#[path = "acme/tls_server.rs"]
+mod tls_server;
+#[path = "acme/witness.rs"]
+mod witness;
 
 use authority::MockAuthority;
 use rig::{Rig, options};
 use tests::pebble::{Pebble, PebbleOptions};
+use witness::{Deed, Witness};
 
 fn named(pebble: &Pebble, name: &str) -> AuthoritySettings {
     pebble.settings(name).expect("a root")
@@ -76,10 +87,65 @@ async fn a_killed_workers_order_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_second_order_is_counted_when_nobody_heard_of_the_first() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
+    let witness = Witness::start(&pebble).await;
+    witness.hold_orders(true);
+    rig.want(&["a.example.test"]).await;
+    let first = rig.run_doomed(witness.settings(), options("one"));
+    witness.until(Deed::TookOrder, 1).await;
+    first.kill();
+    witness.hold_orders(false);
+    let two = rig.acme(&[witness.settings()], options("two"));
+    let second = rig.run(&two);
+    rig.issued("a.example.test").await;
+    second.stop().await;
+    let used: Vec<_> = witness.orders().iter().map(|order| order.is_used).collect();
+    assert_eq!(used, [false, true], "the first one is lost");
+    assert_eq!(witness.n(Deed::Issues), 1);
+    assert_eq!(rig.n_unsure().await, 1);
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_notes_the_order_before() {
+    let rig = Rig::start().await;
+    let pebble = rig.pebble(PebbleOptions { reuse: 0, ..Default::default() }).await;
+    let witness = Witness::start(&pebble).await;
+    witness.hold_orders(true);
+    rig.want(&["a.example.test"]).await;
+    let one = rig.acme(&[witness.settings()], options("one"));
+    let first = rig.run(&one);
+    witness.until(Deed::TookOrder, 1).await;
+    let stopping = tokio::spawn(first.stop());
+    tokio::task::yield_now().await;
+    witness.hold_orders(false);
+    stopping.await.expect("no panic");
+    rig.ordered("a.example.test").await;
+    let two = rig.acme(&[witness.settings()], options("two"));
+    let second = rig.run(&two);
+    rig.issued("a.example.test").await;
+    second.stop().await;
+    assert_eq!(witness.orders().len(), 1);
+    assert_eq!(rig.n_unsure().await, 0);
+}
+
+/// `ACME_NAMES=1000 ACME_KILLS=40` makes it long.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_names_are_issued_once_while_provisioners_are_killed() {
+    let size = |name, short| match std::env::var_os(name) {
+        Some(size) => size.to_str().and_then(|size| size.parse().ok()).expect("a number"),
+        None => short,
+    };
+    let told = many::all_are_issued_once(size("ACME_NAMES", 40), size("ACME_KILLS", 4)).await;
+    println!("{}", told.unwrap_or_else(|error| panic!("{error:?}")));
+}
+
+#[tokio::test]
 async fn a_failing_name_holds_up_nobody_and_says_why() {
     let rig = Rig::start().await;
     let pebble = rig.pebble(PebbleOptions::default()).await;
-    rig.dns.fail("silent.example.test").await.expect("is told");
+    rig.control.dns.fail("silent.example.test").await.expect("is told");
     // The responder answers nothing for names that begin with `unreachable`.
     let bad = ["silent.example.test", "unreachable.example.test"];
     let good: Vec<_> = (0..9).map(|n| format!("n{n}.example.test")).collect();

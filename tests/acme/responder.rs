@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::rig::REGION;
+use crate::control::REGION;
 
 /// Answers challenges as routers do, from what they read.
 pub async fn respond(pool: &PgPool, keys: &Keys) -> (u16, u16) {

@@ -1,11 +1,8 @@
-//! A control database, a DNS server and a responder, for workers that a test starts.
+//! A control database, a DNS server and a responder, for workers that a test starts in its process.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use control_types::{
-    seal::KeyRing,
-    state::{AcmeChallengeKind, CertificateOrderState},
-};
+use control_types::state::{AcmeChallengeKind, CertificateOrderState};
 use provisioner::{
     acme::{
         Acme, AcmeOptions, AcmeParts,
@@ -17,30 +14,22 @@ use provisioner::{
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tests::{
-    dns_server::DnsServer,
-    pebble::{Pebble, PebbleOptions},
-};
+use tests::pebble::{Pebble, PebbleOptions};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    postgres::{SAME_USER, Server, execute},
+    control::{Control, REGION},
     responder::respond,
 };
 
-pub const REGION: &str = "id-jakarta";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Rig {
-    pub pool: PgPool,
-    pub keys: Keys,
-    pub dns: DnsServer,
-    url: String,
+    pub control: Control,
     http_port: u16,
     tls_port: u16,
-    _server: Server,
 }
 
 /// Quick, so that a killed worker's names are soon free.
@@ -77,40 +66,31 @@ fn make(
 
 impl Rig {
     pub async fn start() -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("info").try_init();
-        let server = Server::start(SAME_USER, "");
-        let mut admin = server.admin("postgres").await;
-        execute(&mut admin, "create database control").await.expect("makes");
-        let mut admin = server.admin("control").await;
-        migrations::Schema::Control.migrate(&mut admin).await.expect("applies");
-        execute(
-            &mut admin,
-            "insert into region (name, display_name) values ('id-jakarta', 'Jakarta')",
-        )
-        .await
-        .expect("puts");
-        let url = server.admin_url().replace("/postgres?", "/control?");
-        let pool = PgPoolOptions::new().max_connections(20).connect(&url).await.expect("connects");
-        let keys = Keys::from_rings([KeyRing::generate(REGION).expect("random bytes")]);
-        let (http_port, tls_port) = respond(&pool, &keys).await;
+        let control = Control::start("").await;
+        let (http_port, tls_port) = respond(&control.pool, &control.keys).await;
         sqlx::query("insert into router (name, region, https_address, http_address, admin_url) values ('r', $1, '-', '-', $2)")
             .bind(REGION)
             .bind(format!("http://127.0.0.1:{http_port}"))
-            .execute(&pool)
+            .execute(&control.pool)
             .await
             .expect("puts");
-        let dns = DnsServer::start_leading_here().await.expect("starts");
-        Self { pool, keys, dns, url, http_port, tls_port, _server: server }
+        Self { control, http_port, tls_port }
     }
 
     pub async fn pebble(&self, options: PebbleOptions) -> Pebble {
-        let started = Pebble::start(self.dns.address, self.tls_port, self.http_port, options).await;
+        let started =
+            Pebble::start(self.control.dns.address, self.tls_port, self.http_port, options).await;
         started.expect("starts")
     }
 
     pub fn acme(&self, authorities: &[AuthoritySettings], options: AcmeOptions) -> Arc<Acme> {
-        make(self.pool.clone(), self.keys.clone(), self.dns.address, authorities, options)
+        make(
+            self.control.pool.clone(),
+            self.control.keys.clone(),
+            self.control.dns.address,
+            authorities,
+            options,
+        )
     }
 
     pub fn run(&self, acme: &Arc<Acme>) -> Running {
@@ -126,7 +106,8 @@ impl Rig {
             .enable_all()
             .build()
             .expect("a runtime");
-        let (url, keys, dns) = (self.url.clone(), self.keys.clone(), self.dns.address);
+        let (url, keys, dns) =
+            (self.control.url.clone(), self.control.keys.clone(), self.control.dns.address);
         runtime.spawn(async move {
             let pool = PgPoolOptions::new().connect(&url).await.expect("connects");
             let acme = make(pool, keys, dns, &[authority], options);
@@ -141,7 +122,7 @@ impl Rig {
                 .bind(Uuid::now_v7())
                 .bind(name)
                 .bind(REGION)
-                .execute(&self.pool)
+                .execute(&self.control.pool)
                 .await
                 .expect("puts");
         }
@@ -150,7 +131,11 @@ impl Rig {
     async fn change(&self, set: &str, name: &str) {
         let sql =
             format!("update certificate_order set {set}, next_at = now() where hostname = $1");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name).execute(&self.pool).await.expect("writes");
+        sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(name)
+            .execute(&self.control.pool)
+            .await
+            .expect("writes");
     }
 
     pub async fn renew(&self, name: &str) {
@@ -162,11 +147,11 @@ impl Rig {
     }
 
     pub async fn forget_accounts(&self) {
-        sqlx::query("delete from acme_account").execute(&self.pool).await.expect("deletes");
+        sqlx::query("delete from acme_account").execute(&self.control.pool).await.expect("deletes");
     }
 
     /// Waits until `look` finds something.
-    async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    pub async fn until<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
         let looked = tokio::time::timeout(PATIENCE, async {
             loop {
                 if let Some(found) = look().await {
@@ -181,7 +166,7 @@ impl Rig {
                 let rows: Vec<(String, Option<String>)> = sqlx::query_as(
                     "select hostname || ' ' || state::text, last_error from certificate_order",
                 )
-                .fetch_all(&self.pool)
+                .fetch_all(&self.control.pool)
                 .await
                 .expect("reads");
                 panic!("{what} in vain: {rows:#?}")
@@ -190,7 +175,7 @@ impl Rig {
     }
 
     pub async fn held(&self, name: &str) -> Option<Held> {
-        certificates::get(&self.pool, name, REGION).await.expect("reads")
+        certificates::get(&self.control.pool, name, REGION).await.expect("reads")
     }
 
     pub async fn issued(&self, name: &str) -> Held {
@@ -230,7 +215,7 @@ impl Rig {
         self.until(&format!("{condition} of {name}"), async || {
             sqlx::query_scalar::<_, T>(sqlx::AssertSqlSafe(sql.clone()))
                 .bind(name)
-                .fetch_optional(&self.pool)
+                .fetch_optional(&self.control.pool)
                 .await
                 .expect("reads")
         })
@@ -240,17 +225,22 @@ impl Rig {
     pub async fn challenge(&self, name: &str) -> Option<AcmeChallengeKind> {
         sqlx::query_scalar("select challenge from certificate_order where hostname = $1")
             .bind(name)
-            .fetch_one(&self.pool)
+            .fetch_one(&self.control.pool)
             .await
             .expect("reads")
     }
 
     async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect("counts")
+        sqlx::query_scalar(sql).fetch_one(&self.control.pool).await.expect("counts")
     }
 
     pub async fn n_challenges(&self) -> i64 {
         self.count("select count(*) from acme_challenge").await
+    }
+
+    /// Second orders that were placed because nobody knew what became of the first one.
+    pub async fn n_unsure(&self) -> i64 {
+        self.count("select coalesce(sum(n_unsure), 0) from certificate_order").await
     }
 
     pub async fn n_accounts(&self) -> i64 {

@@ -174,11 +174,18 @@ impl Pebble {
     /// # Errors
     /// When it does not tell its root.
     pub async fn visitor(&self) -> Result<Visitor> {
-        let own = Visitor::new(&self.server_root)?;
-        let root = own.read(&self.root_url()).await?;
+        let root = self.issuing_root().await?;
         let file = self.folder.path().join("issuing-root.pem");
         std::fs::write(&file, root)?;
         Visitor::new(&file)
+    }
+
+    /// The root of what it issues, in PEM.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub async fn issuing_root(&self) -> Result<String> {
+        Visitor::new(&self.server_root)?.read(&self.root_url()).await
     }
 
     /// How many orders it took.
