@@ -85,6 +85,8 @@ pub async fn all_are_issued_once(n_names: usize, n_kills: usize) -> Result<Figur
     stage.until_all_issued().await?;
     let took = began.elapsed();
     for provisioner in &mut stage.provisioners {
+        // One that was just started would not hear of it.
+        provisioner.url().await?;
         let status = provisioner.program.stop().await?;
         ensure!(status.success(), "{status}: {}", provisioner.program.said());
     }

@@ -100,11 +100,17 @@ impl Claimed {
 pub async fn sync(pool: &PgPool, platform_domain: &str) -> Result<(), sqlx::Error> {
     let wildcard_until = OffsetDateTime::now_utc() + TAKE_OVER;
     let mut tx = pool.begin().await?;
+    // A conflict locks the row, so those that are right already must not come to one: workers write
+    // to them all the time.
     sqlx::query!(
         "insert into certificate_order (id, site_id, hostname, region)
          select gen_random_uuid(), wanted.site_id, wanted.hostname, wanted.region
          from certificate_wanted($1, $2) wanted
          where wanted.hostname <> 'localhost' and wanted.hostname not like '%.localhost'
+             and not exists (
+                 select from certificate_order known
+                 where known.hostname = wanted.hostname and known.region = wanted.region
+                     and known.site_id is not distinct from wanted.site_id)
          on conflict (hostname, region) do update
              set site_id = excluded.site_id, failures = 0, next_at = now()
              where certificate_order.site_id is distinct from excluded.site_id",
