@@ -14,6 +14,7 @@ use crate::{dns::Dns, reconcilers::Nudges, secrets::Keys};
 
 mod authority;
 mod challenges;
+mod critical_section;
 mod failure;
 mod http;
 mod order;

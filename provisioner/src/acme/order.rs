@@ -15,9 +15,10 @@ use crate::{
         Acme,
         authority::Authority,
         challenges::type_of,
+        critical_section::CriticalSection,
         failure::{Failure, Fault, PROVING, is_bad_nonce, words},
         http::told_to_wait,
-        placing::{Failed, Placed, Placing},
+        placing::{Failed, Placed},
         schedule::renewal_by_age,
     },
     certificate_check::{self, Anchors, Checked},
@@ -60,15 +61,15 @@ impl Acme {
         &self,
         claimed: &Claimed,
         held: Option<&Held>,
-        placing: &Placing,
+        section: &CriticalSection,
     ) -> Result<(), Failed> {
         let pending = self.pending_key(claimed).await?;
         let mut placed = match self.resume(claimed).await? {
             Some(placed) => placed,
-            None => self.place(claimed, held, placing).await?,
+            None => self.place(claimed, held, section).await?,
         };
         let authority = placed.authority;
-        let outcome = self.complete(claimed, &mut placed, &pending).await;
+        let outcome = self.complete(claimed, &mut placed, &pending, section).await;
         if let Err(failure) = &outcome {
             authority.note(failure);
             if failure.account_is_gone {
@@ -126,6 +127,7 @@ impl Acme {
         claimed: &Claimed,
         placed: &mut Placed<'_>,
         pending: &Pending,
+        section: &CriticalSection,
     ) -> Result<(), Failure> {
         let name = placed.authority.name();
         let proven = self.prove(claimed, name, &mut placed.order).await?;
@@ -147,6 +149,7 @@ impl Acme {
             not_after: checked.validity.not_after,
         };
         let challenge = proven.or(claimed.challenge);
+        let _whole = section.enter().await;
         claimed.claim().finish(self.pool(), certificate, renew_at, challenge).await?;
         self.parts.nudges.all();
         tracing::info!(

@@ -7,17 +7,15 @@
 use std::time::Duration;
 
 use control_types::state::CertificateSource;
-use instant_acme::{Identifier, NewOrder, Order};
+use instant_acme::{CertificateIdentifier, Identifier, NewOrder, Order};
 use time::OffsetDateTime;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     acme::{
         Acme,
         authority::{Authority, Opened},
+        critical_section::CriticalSection,
         failure::{Failure, Fault, is_bad_nonce},
         order::{BAD_NONCES, persistently},
         preflight::permits,
@@ -33,20 +31,6 @@ use crate::{
 
 /// How soon to try again to note an order.
 const NOTE_AGAIN: Duration = Duration::from_millis(500);
-
-/// Whether an order is on its way from an authority to its row: work on the name is not interrupted
-/// then.
-#[derive(Debug, Default)]
-pub struct Placing(Mutex<()>);
-
-impl Placing {
-    /// What `end` says, once no order is on its way.
-    pub async fn not_amid<T>(&self, end: impl Future<Output = T>) -> T {
-        let said = end.await;
-        drop(self.0.lock().await);
-        said
-    }
-}
 
 /// A failure, and the authority that it happened at; none before there was one.
 #[derive(Debug)]
@@ -79,7 +63,7 @@ impl Acme {
         &self,
         claimed: &Claimed,
         held: Option<&Held>,
-        placing: &Placing,
+        section: &CriticalSection,
     ) -> Result<Placed<'_>, Failed> {
         let caa = self.preflight(claimed).await?;
         let first = claimed.authority.as_ref().and_then(|name| {
@@ -93,8 +77,14 @@ impl Acme {
                 let (name, account) = (authority.name(), opened.account.id());
                 permits(&caa, name, &opened.caa_identities, account, &self.challenges)
                     .map_err(|reason| Failure::new(Fault::Name, reason))?;
-                let order = self.place_and_note(authority, &opened, claimed, held, placing).await?;
-                Ok::<_, Failure>(Placed { authority, opened, order })
+                let order = self.place_at(authority, &opened, claimed, held, section).await;
+                if let Err(failure) = &order {
+                    authority.note(failure);
+                    if failure.account_is_gone {
+                        authority.forget(self.pool(), &claimed.region, opened.id).await?;
+                    }
+                }
+                Ok::<_, Failure>(Placed { authority, opened, order: order? })
             };
             match placed.await {
                 Ok(placed) => return Ok(placed),
@@ -114,41 +104,6 @@ impl Acme {
         }
         let nobody = || Failure::new(Fault::Here, "no certificate authority is configured").into();
         Err(failed.unwrap_or_else(nobody))
-    }
-
-    async fn place_and_note(
-        &self,
-        authority: &Authority,
-        opened: &Opened,
-        claimed: &Claimed,
-        held: Option<&Held>,
-        placing: &Placing,
-    ) -> Result<Order, Failure> {
-        let claim = claimed.claim();
-        let _whole = placing.0.lock().await;
-        if claim.note_placing(self.pool()).await? {
-            tracing::warn!(
-                hostname = claimed.hostname,
-                "nobody heard what an authority said to the order before; another one is placed"
-            );
-        }
-        match self.place_at(authority, opened, claimed, held).await {
-            Ok(order) => {
-                self.note(claimed, authority.name(), order.url()).await?;
-                Ok(order)
-            }
-            Err(failure) => {
-                authority.note(&failure);
-                if failure.account_is_gone {
-                    authority.forget(self.pool(), &claimed.region, opened.id).await?;
-                }
-                // No answer is no refusal.
-                if failure.fault != Fault::Unreachable {
-                    claim.note_refused(self.pool()).await?;
-                }
-                Err(failure)
-            }
-        }
     }
 
     /// Notes an order, also when the control database is away for a while.
@@ -171,15 +126,14 @@ impl Acme {
         opened: &Opened,
         claimed: &Claimed,
         held: Option<&Held>,
+        section: &CriticalSection,
     ) -> Result<Order, Failure> {
         let replaced = held
             .filter(|held| opened.has_renewal_info && held.issuer == authority.name())
             .filter(|held| held.source == CertificateSource::Acme)
             .and_then(identifier);
         if let Some(replaced) = replaced {
-            let order =
-                self.new_order(authority, opened, claimed, |new| new.replaces(replaced.clone()));
-            match order.await {
+            match self.new_order(authority, opened, claimed, Some(replaced), section).await {
                 // The certificate that serves is not the newest one that the authority knows.
                 Err(failure) if failure.is_replaced => {}
                 outcome => return outcome,
@@ -195,22 +149,47 @@ impl Acme {
             );
             return Err(Failure { wait, ..Failure::new(Fault::Limited, message) });
         }
-        self.new_order(authority, opened, claimed, |new| new).await
+        self.new_order(authority, opened, claimed, None, section).await
     }
 
-    async fn new_order<'a>(
+    /// From the note that an authority is about to be asked to the note of what it took.
+    async fn new_order(
         &self,
-        authority: &'a Authority,
+        authority: &Authority,
         opened: &Opened,
         claimed: &Claimed,
-        finish: impl for<'n> Fn(NewOrder<'n>) -> NewOrder<'n>,
+        replaced: Option<CertificateIdentifier<'static>>,
+        section: &CriticalSection,
     ) -> Result<Order, Failure> {
         let identifiers = [Identifier::Dns(claimed.hostname.clone())];
-        let mut new = finish(NewOrder::new(&identifiers));
+        let mut new = NewOrder::new(&identifiers);
+        if let Some(replaced) = replaced {
+            new = new.replaces(replaced);
+        }
         if let Some(profile) = &authority.settings.profile {
             new = new.profile(profile);
         }
-        let order = persistently!(opened.account.new_order(&new));
-        order.map_err(|error| Failure::of(&error, authority.name(), "taking the order"))
+        let claim = claimed.claim();
+        let _whole = section.enter().await;
+        if claim.note_placing(self.pool()).await? {
+            tracing::warn!(
+                hostname = claimed.hostname,
+                "nobody heard what an authority said to the order before; another one is placed"
+            );
+        }
+        match persistently!(opened.account.new_order(&new)) {
+            Ok(order) => {
+                self.note(claimed, authority.name(), order.url()).await?;
+                Ok(order)
+            }
+            Err(error) => {
+                let failure = Failure::of(&error, authority.name(), "taking the order");
+                // No answer is no refusal.
+                if failure.fault != Fault::Unreachable {
+                    claim.note_refused(self.pool()).await?;
+                }
+                Err(failure)
+            }
+        }
     }
 }

@@ -10,9 +10,10 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::{
     acme::{
         Acme,
+        critical_section::CriticalSection,
         failure::{Failure, Fault},
         http::remembering,
-        placing::{Failed, Placing},
+        placing::Failed,
         renewal::validity,
         schedule::{Facts, Next, Standing, Todo, after_failure, decide},
     },
@@ -78,12 +79,12 @@ impl Acme {
 
     async fn hold_and_work(&self, claimed: Claimed, shutdown: CancellationToken) {
         let span = info_span!("certificate", hostname = claimed.hostname, region = claimed.region);
-        let placing = Placing::default();
+        let section = CriticalSection::default();
         let work = async {
             tokio::select! {
-                done = remembering(self.work_on(&claimed, &placing)) => done,
-                lost = placing.not_amid(self.hold(&claimed)) => Err(lost),
-                () = placing.not_amid(shutdown.cancelled()) => Ok(()),
+                done = remembering(self.work_on(&claimed, &section)) => done,
+                lost = section.outside(self.hold(&claimed)) => Err(lost),
+                () = section.outside(shutdown.cancelled()) => Ok(()),
             }
         };
         match work.instrument(span.clone()).await {
@@ -115,7 +116,11 @@ impl Acme {
         }
     }
 
-    async fn work_on(&self, claimed: &Claimed, placing: &Placing) -> Result<(), ClaimError> {
+    async fn work_on(
+        &self,
+        claimed: &Claimed,
+        section: &CriticalSection,
+    ) -> Result<(), ClaimError> {
         let held = certificates::get(self.pool(), &claimed.hostname, &claimed.region).await?;
         let facts = Facts {
             certificate: held.as_ref().map(|held| (validity(held), held.source)),
@@ -125,7 +130,7 @@ impl Acme {
             is_ordered: claimed.order_url.is_some(),
         };
         let rest = match (decide(OffsetDateTime::now_utc(), &facts), &held) {
-            (Todo::Order, held) => return self.attempt(claimed, held.as_ref(), placing).await,
+            (Todo::Order, held) => return self.attempt(claimed, held.as_ref(), section).await,
             (Todo::Ask, Some(held)) => self.ask(claimed, held).await,
             (Todo::Ask, None) => return Ok(()),
             (Todo::Rest(next_at), _) => Rest {
@@ -135,6 +140,7 @@ impl Acme {
                 next_at,
             },
         };
+        let _whole = section.enter().await;
         claimed.claim().rest(self.pool(), &rest).await
     }
 
@@ -142,11 +148,11 @@ impl Acme {
         &self,
         claimed: &Claimed,
         held: Option<&Held>,
-        placing: &Placing,
+        section: &CriticalSection,
     ) -> Result<(), ClaimError> {
         let attempt = tokio::select! {
-            done = self.order(claimed, held, placing) => Some(done),
-            () = placing.not_amid(sleep(self.options.attempt)) => None,
+            done = self.order(claimed, held, section) => Some(done),
+            () = section.outside(sleep(self.options.attempt)) => None,
         };
         let failed = match attempt {
             Some(Ok(())) => return Ok(()),
@@ -160,6 +166,7 @@ impl Acme {
                 Failed { failure, authority: claimed.authority.clone() }
             }
         };
+        let _whole = section.enter().await;
         self.put_back(claimed, &failed).await
     }
 
