@@ -31,8 +31,9 @@ const MAX_BYTES: usize = 64 * 1024;
 pub struct Order {
     pub hostname: String,
     path: String,
+    authorization: String,
     finalize: String,
-    /// Whether anybody came back to it.
+    /// Whether anybody came back to it, or to what it needs.
     pub is_used: bool,
     /// How often the authority agreed to issue.
     pub n_issued: u32,
@@ -208,7 +209,9 @@ impl Shared {
             let (order, asked) = (json(), payload(asked));
             let identifiers = asked["identifiers"].as_array().expect("has some");
             assert_eq!(identifiers.len(), 1, "one name each");
+            let authorization = order["authorizations"][0].as_str().expect("has one");
             seen.orders.push(Order {
+                authorization: self.path_of(authorization),
                 hostname: identifiers[0]["value"].as_str().expect("a name").to_owned(),
                 path: self.path_of(location.to_str().expect("plain")),
                 finalize: self.path_of(order["finalize"].as_str().expect("has one")),
@@ -217,8 +220,11 @@ impl Shared {
             });
             return Some(Deed::TookOrder);
         }
-        let mut finds = seen.orders.iter_mut();
-        if let Some(order) = finds.find(|order| order.path == path || order.finalize == path) {
+        let is_of = |order: &&mut Order| {
+            [&order.path, &order.authorization, &order.finalize].into_iter().any(|own| own == path)
+        };
+        // An authorization that is used again is that of the last order.
+        if let Some(order) = seen.orders.iter_mut().rev().find(is_of) {
             order.is_used = true;
             if order.finalize == path {
                 order.n_issued += 1;
