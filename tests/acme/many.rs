@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// So long nothing may happen.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What the authority does when a provisioner is killed, in turn.
 const MOMENTS: [Deed; 4] =
     [Deed::TookOrder, Deed::LooksAtChallenge, Deed::Issues, Deed::GaveCertificate];
@@ -79,7 +79,8 @@ pub async fn all_are_issued_once(n_names: usize, n_kills: usize) -> Result<Figur
             witness.until(moment, witness.n(moment) + 1).await;
         };
         let happened = timeout(PATIENCE, happens).await;
-        happened.with_context(|| format!("before kill {number} at {moment:?}"))?;
+        let said = || stage.provisioners.each_ref().map(|one| one.program.last_said());
+        happened.with_context(|| format!("before kill {number} at {moment:?}: {:#?}", said()))?;
         stage.provisioners[number % 2].program.kill_and_start()?;
     }
     stage.until_all_issued().await?;
@@ -141,7 +142,8 @@ impl Stage {
                 )
                 .fetch_all(&self.control.pool)
                 .await?;
-                anyhow::bail!("{n} names serve, others do not: {waiting:#?}");
+                let said = self.provisioners.each_ref().map(|one| one.program.last_said());
+                anyhow::bail!("{n} names serve, others do not: {waiting:#?}\n{said:#?}");
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -247,6 +249,8 @@ impl Stage {
             figures.n_unproven += n_used - 1;
             figures.n_lost += n_lost;
         }
+        let n_logged = self.pebble.orders()?;
+        ensure!(n_logged == orders.len(), "{n_logged} in pebble's log, {} seen", orders.len());
         let n_known = figures.n_issued + figures.n_unproven + figures.n_lost;
         ensure!(orders.len() == n_known, "{} orders, {n_known} of ours", orders.len());
         Ok(figures)

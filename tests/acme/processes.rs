@@ -91,6 +91,13 @@ impl Program {
         }
     }
 
+    /// The end of its log.
+    pub fn last_said(&self) -> Vec<String> {
+        let said = self.said();
+        let lines: Vec<_> = said.lines().rev().take(20).map(str::to_owned).collect();
+        lines.into_iter().rev().collect()
+    }
+
     pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -11,7 +11,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -141,8 +141,15 @@ fn client(root: &Path) -> Client {
 
 async fn pass_on(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BYTES).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    // What the authority does is seen also when nobody waits for the answer any more.
+    tokio::spawn(ask(shared, parts, body)).await.expect("no panic")
+}
+
+async fn ask(shared: Arc<Shared>, parts: Parts, body: Bytes) -> Response {
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    let body = axum::body::to_bytes(body, MAX_BYTES).await.expect("reads");
     let mut asked = shared
         .http
         .request(parts.method.clone(), format!("{}{path}", shared.authority))
