@@ -136,7 +136,7 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
             CertificateAuthority::load(&authority.certificate, &authority.key)
                 .context("certificate authority")?,
         ),
-        acme: certificates_by_acme(resolved.acme, config.acme.as_ref(), parts)?,
+        acme: resolved.acme.map(|acme| certificates_by_acme(acme, parts)).transpose()?,
         platform_domain: resolved.platform_domain,
         dns: Dns::new(&config.dns)?,
         nudges: nudges.clone(),
@@ -249,14 +249,10 @@ impl Running {
     }
 }
 
-fn certificates_by_acme(
-    settings: Option<AcmeSettings>,
-    config: Option<&AcmeConfig>,
-    parts: AcmeParts,
-) -> anyhow::Result<Option<Arc<Acme>>> {
-    let checks_addresses = config.is_none_or(|config| config.check_addresses);
-    let options = AcmeOptions { checks_addresses, ..AcmeOptions::default() };
-    settings.map(|settings| Acme::new(settings, parts, options).context("acme")).transpose()
+fn certificates_by_acme(settings: AcmeSettings, parts: AcmeParts) -> anyhow::Result<Arc<Acme>> {
+    let (lease, checks_addresses) = (settings.claim, settings.checks_addresses);
+    let options = AcmeOptions { lease, checks_addresses, ..AcmeOptions::default() };
+    Acme::new(settings, parts, options).context("acme")
 }
 
 async fn migrate(url: &str) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::{
     Stack,
     dns_server::DnsServer,
-    pebble::Pebble,
+    pebble::{Pebble, PebbleOptions},
     stack::{Start, free_ports},
 };
 
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub async fn certificates_come_from_a_public_authority() -> Result<()> {
     let dns = DnsServer::start().await?;
     let (https, http) = free_ports()?;
-    let pebble = Pebble::start(dns.address, https, http).await?;
+    let manners = PebbleOptions { bad_nonces: 33, sleep: 1, ..PebbleOptions::default() };
+    let pebble = Pebble::start(dns.address, https, http, manners).await?;
     let start = Start {
         dns: Some(dns.address),
         ports: Some((https, http)),

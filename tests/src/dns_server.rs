@@ -1,16 +1,25 @@
 //! A DNS server whose records a test sets: `pebble-challtestsrv` of the Debian package `pebble`.
 
 use std::{
+    fs::File,
     net::{SocketAddr, TcpListener, UdpSocket},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use provisioner::dns::{Dns, DnsConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
 
 const PROGRAM: &str = "pebble-challtestsrv";
+/// A text here shows that the server which answers is the one that was told.
+const PROOF: &str = "proof.pebble-challtestsrv.test";
+/// Longest time for one answer of its management.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The server. It ends when dropped.
 pub struct DnsServer {
@@ -19,6 +28,7 @@ pub struct DnsServer {
     management: String,
     http: reqwest::Client,
     process: Child,
+    _folder: TempDir,
 }
 
 impl Drop for DnsServer {
@@ -34,42 +44,66 @@ impl DnsServer {
     /// # Errors
     /// When the program is not installed, or does not start.
     pub async fn start() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts it; it leads every name to this machine, unless it is told otherwise.
+    ///
+    /// # Errors
+    /// When the program is not installed, or does not start.
+    pub async fn start_leading_here() -> Result<Self> {
+        Self::start_with("127.0.0.1").await
+    }
+
+    async fn start_with(ipv4: &str) -> Result<Self> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         for _ in 0..20 {
-            // Another process can take a port in between: then the program ends at once.
-            if let Some(server) = Self::try_start().await? {
+            // Another process can take a port in between. Then the program says so, and runs on.
+            if let Some(server) = Self::try_start(ipv4).await? {
                 return Ok(server);
             }
         }
         bail!("{PROGRAM} does not start")
     }
 
-    async fn try_start() -> Result<Option<Self>> {
+    async fn try_start(ipv4: &str) -> Result<Option<Self>> {
         let (address, management) = (free_for_both()?, free()?);
-        let mut process = Command::new(PROGRAM)
+        let folder = tempfile::tempdir()?;
+        let log = folder.path().join("log");
+        let out = File::create(&log)?;
+        let process = Command::new(PROGRAM)
             .args(["-dns01", &address.to_string(), "-management", &management.to_string()])
             .args(["-http01", "", "-https01", "", "-tlsalpn01", ""])
-            .args(["-defaultIPv4", "", "-defaultIPv6", ""])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .args(["-defaultIPv4", ipv4, "-defaultIPv6", ""])
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
             .spawn()
             .with_context(|| format!("{PROGRAM}: install the Debian package pebble"))?;
-        let http = reqwest::Client::builder().no_proxy().build()?;
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER).build()?;
         let management = format!("http://{management}");
+        let mut server = Self { address, management, http, process, _folder: folder };
+        Ok(server.is_up(&log).await?.then_some(server))
+    }
+
+    /// Waits until it answers on both of its ports, or has not got them.
+    async fn is_up(&mut self, log: &Path) -> Result<bool> {
+        let dns = Dns::new(&DnsConfig { servers: vec![self.address] })?;
+        let proof = Uuid::new_v4().to_string();
         for _ in 0..500 {
-            if process.try_wait()?.is_some() {
-                return Ok(None);
+            let said = std::fs::read_to_string(log)?;
+            if self.process.try_wait()?.is_some() || said.contains("already in use") {
+                return Ok(false);
             }
-            let clear = json!({ "host": "ready.test." });
-            let asked = http.post(format!("{management}/clear-txt")).json(&clear).send().await;
-            if asked.is_ok() && tokio::net::TcpStream::connect(address).await.is_ok() {
-                return Ok(Some(Self { address, management, http, process }));
+            if self.add_txt(PROOF, &proof).await.is_ok()
+                && dns.txt(PROOF).await.is_ok_and(|answer| answer.records().contains(&proof))
+            {
+                self.clear("txt", PROOF).await?;
+                return Ok(true);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let _ = process.kill();
-        let _ = process.wait();
-        Ok(None)
+        Ok(false)
     }
 
     /// Ends it, for those who only share it.

@@ -1,26 +1,57 @@
 //! A certificate authority that speaks ACME: `pebble` of the Debian package of that name.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use provisioner::certificate_authority::CertificateAuthority;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use provisioner::{
+    acme::{schedule::Allowance, settings::AuthoritySettings},
+    certificate_authority::CertificateAuthority,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::Visitor;
 
+/// The key of the contract that it insists on, where it insists on one.
+const CONTRACT_KEY: [u8; 32] = [7; 32];
+
+/// How it behaves.
+#[derive(Clone, Debug)]
+pub struct PebbleOptions {
+    /// Nonces that it refuses, in percent.
+    pub bad_nonces: u32,
+    /// Longest pause before it looks at a challenge, in seconds. Each is drawn.
+    pub sleep: u32,
+    /// Authorizations that it uses again, in percent.
+    pub reuse: u32,
+    /// The id of the contract that it insists on (RFC 8555 section 7.3.4).
+    pub binding: Option<String>,
+}
+
+impl Default for PebbleOptions {
+    fn default() -> Self {
+        Self { bad_nonces: 5, sleep: 0, reuse: 50, binding: None }
+    }
+}
+
 /// The authority. It ends when dropped.
 pub struct Pebble {
+    /// Where it listens.
+    pub address: SocketAddr,
     /// Its directory.
     pub directory_url: String,
     /// The root that vouches for its own server, not for what it issues.
     pub server_root: PathBuf,
+    external_account: Option<(String, Vec<u8>)>,
     management: String,
     folder: TempDir,
     process: Child,
@@ -35,62 +66,107 @@ impl Drop for Pebble {
 
 impl Pebble {
     /// Starts an authority that asks `dns` where names lead, and looks for challenges at these ports.
-    /// It refuses a third of all nonces.
     ///
     /// # Errors
     /// When the program is not installed, or does not start.
-    pub async fn start(dns: SocketAddr, https_port: u16, http_port: u16) -> Result<Self> {
+    pub async fn start(
+        dns: SocketAddr,
+        https_port: u16,
+        http_port: u16,
+        options: PebbleOptions,
+    ) -> Result<Self> {
+        for _ in 0..20 {
+            // Another process can take a port in between: then the program ends at once.
+            let pebble = Self::try_start(dns, (https_port, http_port), &options).await?;
+            if let Some(pebble) = pebble {
+                return Ok(pebble);
+            }
+        }
+        bail!("pebble does not start")
+    }
+
+    async fn try_start(
+        dns: SocketAddr,
+        (https_port, http_port): (u16, u16),
+        options: &PebbleOptions,
+    ) -> Result<Option<Self>> {
         let folder = tempfile::Builder::new().prefix("ta3lem-pebble-").tempdir_in("/tmp")?;
         // The platform, which another user may run, reads the root.
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         let path = |name: &str| folder.path().join(name);
-        let (root, key) = CertificateAuthority::generate()?;
-        let authority = CertificateAuthority::from_pem(&root, &key)?;
-        let issued = authority.issue(&"localhost".parse()?)?;
-        for (name, text) in
-            [("root.pem", &root), ("cert.pem", &issued.chain_pem), ("key.pem", &issued.key_pem)]
-        {
-            std::fs::write(path(name), text)?;
-            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o644))?;
-        }
-        let (listen, management) = (free()?, free()?);
+        write_identity(folder.path())?;
+        let (address, management) = (free()?, free()?);
+        let contract = options.binding.as_ref();
+        let keys = contract.map(|id| json!({ id: URL_SAFE_NO_PAD.encode(CONTRACT_KEY) }));
         let config = json!({ "pebble": {
-            "listenAddress": listen, "managementListenAddress": management,
+            "listenAddress": address, "managementListenAddress": management,
             "certificate": path("cert.pem"), "privateKey": path("key.pem"),
             "httpPort": http_port, "tlsPort": https_port,
+            "externalAccountBindingRequired": keys.is_some(),
+            "externalAccountMACKeys": keys.unwrap_or_default(),
         }});
         std::fs::write(path("config.json"), config.to_string())?;
         let out = File::create(path("log"))?;
-        let mut process = Command::new("pebble")
+        let process = Command::new("pebble")
             .arg("-config")
             .arg(path("config.json"))
             .args(["-dnsserver", &dns.to_string()])
-            .env("PEBBLE_WFE_NONCEREJECT", "33")
-            .env("PEBBLE_VA_SLEEPTIME", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", options.bad_nonces.to_string())
+            .env("PEBBLE_VA_SLEEPTIME", options.sleep.to_string())
+            .env("PEBBLE_AUTHZREUSE", options.reuse.to_string())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out)
             .spawn()
             .context("pebble: install the Debian package pebble")?;
+        let mut pebble = Self {
+            address,
+            directory_url: format!("https://localhost:{}/dir", address.port()),
+            server_root: path("root.pem"),
+            external_account: contract.map(|id| (id.clone(), CONTRACT_KEY.to_vec())),
+            management: format!("https://localhost:{}", management.port()),
+            folder,
+            process,
+        };
+        Ok(pebble.is_up().await?.then_some(pebble))
+    }
+
+    /// Waits until it answers on both of its ports, or ends. Only this one has a certificate of the
+    /// root that was made for it, so nobody else's answer is taken for its own.
+    async fn is_up(&mut self) -> Result<bool> {
+        let visitor = Visitor::new(&self.server_root)?;
         for _ in 0..1_000 {
-            if let Some(status) = process.try_wait()? {
-                bail!("pebble ended ({status}): {}", std::fs::read_to_string(path("log"))?);
+            if let Some(status) = self.process.try_wait()? {
+                let said = std::fs::read_to_string(self.log())?;
+                let is_taken = said.contains("already in use");
+                ensure!(is_taken, "pebble ended ({status}): {said}");
+                return Ok(false);
             }
-            let up = tokio::net::TcpStream::connect(listen).await.is_ok();
-            if up && tokio::net::TcpStream::connect(management).await.is_ok() {
-                return Ok(Self {
-                    directory_url: format!("https://localhost:{}/dir", listen.port()),
-                    server_root: path("root.pem"),
-                    management: format!("https://localhost:{}", management.port()),
-                    folder,
-                    process,
-                });
+            if visitor.open(&self.directory_url).await.is_ok()
+                && visitor.open(&self.root_url()).await.is_ok()
+            {
+                return Ok(true);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let _ = process.kill();
-        bail!("pebble does not start")
+        Ok(false)
+    }
+
+    /// What the provisioner's settings need to use it under this name.
+    ///
+    /// # Errors
+    /// When its root cannot be read.
+    pub fn settings(&self, name: &str) -> Result<AuthoritySettings> {
+        let root = CertificateDer::from_pem_file(&self.server_root)?;
+        Ok(AuthoritySettings {
+            name: name.to_owned(),
+            directory_url: self.directory_url.clone(),
+            contact: vec!["mailto:ops@example.test".to_owned()],
+            roots: vec![root.as_ref().to_vec()],
+            external_account: self.external_account.clone(),
+            profile: None,
+            allowance: Allowance::in_three_hours(300),
+        })
     }
 
     /// Somebody who trusts what it issues, and nobody else.
@@ -98,11 +174,18 @@ impl Pebble {
     /// # Errors
     /// When it does not tell its root.
     pub async fn visitor(&self) -> Result<Visitor> {
-        let own = Visitor::new(&self.server_root)?;
-        let root = own.read(&format!("{}/roots/0", self.management)).await?;
+        let root = self.issuing_root().await?;
         let file = self.folder.path().join("issuing-root.pem");
         std::fs::write(&file, root)?;
         Visitor::new(&file)
+    }
+
+    /// The root of what it issues, in PEM.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub async fn issuing_root(&self) -> Result<String> {
+        Visitor::new(&self.server_root)?.read(&self.root_url()).await
     }
 
     /// How many orders it took.
@@ -115,9 +198,26 @@ impl Pebble {
         Ok(log.lines().filter(|line| line.contains("Added order")).count())
     }
 
-    fn log(&self) -> impl AsRef<Path> {
+    fn root_url(&self) -> String {
+        format!("{}/roots/0", self.management)
+    }
+
+    fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
+}
+
+/// A root of its own, and what it vouches for.
+fn write_identity(folder: &Path) -> Result<()> {
+    let (root, key) = CertificateAuthority::generate()?;
+    let issued = CertificateAuthority::from_pem(&root, &key)?.issue(&"localhost".parse()?)?;
+    for (name, text) in
+        [("root.pem", &root), ("cert.pem", &issued.chain_pem), ("key.pem", &issued.key_pem)]
+    {
+        std::fs::write(folder.join(name), text)?;
+        std::fs::set_permissions(folder.join(name), Permissions::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 fn free() -> Result<SocketAddr> {

@@ -262,8 +262,8 @@ impl Authority {
         };
         let id = Uuid::now_v7();
         let sealed_credentials = keys.seal(region, id, &Credentials(credentials))?;
-        acme_accounts::insert(&mut tx, &AcmeAccount { id, sealed_credentials }, url, region)
-            .await?;
+        let account_row = AcmeAccount { id, sealed_credentials };
+        acme_accounts::insert(&mut tx, &account_row, url, region, self.settings.allowance).await?;
         tx.commit().await?;
         tracing::info!(
             authority = self.name(),

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use control_types::state::{AcmeChallengeKind, CertificateSource};
-use instant_acme::{
-    AuthorizationStatus, ChallengeStatus, Error, Identifier, NewOrder, Order, OrderStatus,
-};
+use instant_acme::{AuthorizationStatus, ChallengeStatus, Error, Order, OrderStatus};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -15,17 +13,16 @@ use uuid::Uuid;
 use crate::{
     acme::{
         Acme,
-        authority::{Authority, Opened},
+        authority::Authority,
         challenges::type_of,
+        critical_section::CriticalSection,
         failure::{Failure, Fault, PROVING, is_bad_nonce, words},
         http::told_to_wait,
-        preflight::permits,
-        renewal::identifier,
+        placing::{Failed, Placed},
         schedule::renewal_by_age,
     },
     certificate_check::{self, Anchors, Checked},
     control_db::{
-        acme_accounts,
         certificate_orders::Claimed,
         certificates::{Held, NewCertificate},
     },
@@ -35,7 +32,7 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// How often an authority may refuse a nonce in a row. The library asks three times by itself.
-const BAD_NONCES: u32 = 16;
+pub(super) const BAD_NONCES: u32 = 16;
 
 /// Repeats a call while the authority only wants a newer nonce.
 macro_rules! persistently {
@@ -49,28 +46,7 @@ macro_rules! persistently {
         }
     }};
 }
-
-/// A failure, and the authority that it happened at; none before there was one.
-#[derive(Debug)]
-pub struct Failed {
-    /// What happened.
-    pub failure: Failure,
-    /// Where.
-    pub authority: Option<String>,
-}
-
-impl<T: Into<Failure>> From<T> for Failed {
-    fn from(failure: T) -> Self {
-        Self { failure: failure.into(), authority: None }
-    }
-}
-
-/// An order at an authority.
-struct Placed<'a> {
-    authority: &'a Authority,
-    opened: Opened,
-    order: Order,
-}
+pub(super) use persistently;
 
 /// The key of the certificate in the making, which is sealed in the row already.
 struct Pending {
@@ -81,14 +57,19 @@ struct Pending {
 
 impl Acme {
     /// Gets a certificate for a claimed name and puts it in its place.
-    pub(super) async fn order(&self, claimed: &Claimed, held: Option<&Held>) -> Result<(), Failed> {
+    pub(super) async fn order(
+        &self,
+        claimed: &Claimed,
+        held: Option<&Held>,
+        section: &CriticalSection,
+    ) -> Result<(), Failed> {
         let pending = self.pending_key(claimed).await?;
         let mut placed = match self.resume(claimed).await? {
             Some(placed) => placed,
-            None => self.place(claimed, held).await?,
+            None => self.place(claimed, held, section).await?,
         };
         let authority = placed.authority;
-        let outcome = self.complete(claimed, &mut placed, &pending).await;
+        let outcome = self.complete(claimed, &mut placed, &pending, section).await;
         if let Err(failure) = &outcome {
             authority.note(failure);
             if failure.account_is_gone {
@@ -140,107 +121,13 @@ impl Acme {
         }
     }
 
-    /// Places an order at the authority whose turn it is, or at the next one that answers.
-    async fn place(&self, claimed: &Claimed, held: Option<&Held>) -> Result<Placed<'_>, Failed> {
-        let caa = self.preflight(claimed).await?;
-        let first = claimed.authority.as_ref().and_then(|name| {
-            self.authorities.iter().position(|authority| authority.name() == name)
-        });
-        let (later, earlier) = self.authorities.split_at(first.unwrap_or(0));
-        let mut failed = None;
-        for authority in earlier.iter().chain(later) {
-            let placed = async {
-                let opened = authority.open(self.pool(), &self.parts.keys, &claimed.region).await?;
-                let (name, account) = (authority.name(), opened.account.id());
-                permits(&caa, name, &opened.caa_identities, account, &self.challenges)
-                    .map_err(|reason| Failure::new(Fault::Name, reason))?;
-                let order = self.place_at(authority, &opened, claimed, held).await;
-                if let Err(failure) = &order {
-                    authority.note(failure);
-                    if failure.account_is_gone {
-                        authority.forget(self.pool(), &claimed.region, opened.id).await?;
-                    }
-                }
-                Ok::<_, Failure>(Placed { authority, opened, order: order? })
-            };
-            match placed.await {
-                Ok(placed) => {
-                    let url = placed.order.url();
-                    claimed.claim().note_order(self.pool(), authority.name(), url).await?;
-                    return Ok(placed);
-                }
-                Err(failure) => {
-                    // Another authority is asked at once when this one is out of reach, or may not
-                    // issue for the name.
-                    let goes_on = matches!(failure.fault, Fault::Unreachable | Fault::Name);
-                    let authority = Some(authority.name().to_owned());
-                    // The first authority's reason is told: it is the one that is meant to issue.
-                    let first = failed.get_or_insert(Failed { failure, authority });
-                    if !goes_on {
-                        first.failure.keeps_order = false;
-                        break;
-                    }
-                }
-            }
-        }
-        let nobody = || Failure::new(Fault::Here, "no certificate authority is configured").into();
-        Err(failed.unwrap_or_else(nobody))
-    }
-
-    async fn place_at(
-        &self,
-        authority: &Authority,
-        opened: &Opened,
-        claimed: &Claimed,
-        held: Option<&Held>,
-    ) -> Result<Order, Failure> {
-        let replaced = held
-            .filter(|held| opened.has_renewal_info && held.issuer == authority.name())
-            .filter(|held| held.source == CertificateSource::Acme)
-            .and_then(identifier);
-        if let Some(replaced) = replaced {
-            let order =
-                self.new_order(authority, opened, claimed, |new| new.replaces(replaced.clone()));
-            match order.await {
-                // The certificate that serves is not the newest one that the authority knows.
-                Err(failure) if failure.is_replaced => {}
-                outcome => return outcome,
-            }
-        }
-        // Renewals that the authority suggested are free; all others cost.
-        if let Err(until) = acme_accounts::spend(self.pool(), opened.id).await? {
-            let wait = (until - OffsetDateTime::now_utc()).try_into().ok();
-            let message = format!(
-                "the budget of orders at {} is spent; the next one is possible at {until}",
-                authority.name()
-            );
-            return Err(Failure { wait, ..Failure::new(Fault::Limited, message) });
-        }
-        self.new_order(authority, opened, claimed, |new| new).await
-    }
-
-    async fn new_order<'a>(
-        &self,
-        authority: &'a Authority,
-        opened: &Opened,
-        claimed: &Claimed,
-        finish: impl for<'n> Fn(NewOrder<'n>) -> NewOrder<'n>,
-    ) -> Result<Order, Failure> {
-        let identifiers = [Identifier::Dns(claimed.hostname.clone())];
-        let mut new = finish(NewOrder::new(&identifiers));
-        if let Some(profile) = &authority.settings.profile {
-            new = new.profile(profile);
-        }
-        let order = persistently!(opened.account.new_order(&new));
-        order.map_err(|error| Failure::of(&error, authority.name(), "taking the order"))
-    }
-
     /// From a placed order to the certificate in its place.
     async fn complete(
         &self,
         claimed: &Claimed,
         placed: &mut Placed<'_>,
         pending: &Pending,
+        section: &CriticalSection,
     ) -> Result<(), Failure> {
         let name = placed.authority.name();
         let proven = self.prove(claimed, name, &mut placed.order).await?;
@@ -262,6 +149,7 @@ impl Acme {
             not_after: checked.validity.not_after,
         };
         let challenge = proven.or(claimed.challenge);
+        let _whole = section.enter().await;
         claimed.claim().finish(self.pool(), certificate, renew_at, challenge).await?;
         self.parts.nudges.all();
         tracing::info!(

@@ -15,11 +15,7 @@ const ASK_AT_LEAST: Duration = Duration::hours(11);
 /// The pauses after the first, second, ... failure in a row.
 const PAUSES: [Duration; 4] =
     [Duration::minutes(1), Duration::minutes(10), Duration::minutes(100), Duration::days(1)];
-/// The budget of an account: at once, and in three hours. Together they stay below the 300 orders
-/// in three hours that authorities allow.
-pub const BUDGET_AT_ONCE: f64 = 100.0;
 const BUDGET_PERIOD: f64 = 3.0 * 3600.0;
-const BUDGET_IN_PERIOD: f64 = 199.0;
 
 /// From when until when a certificate is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +66,24 @@ pub fn back_off(failures: u32, jitter: f64) -> Duration {
     pause + pause * (jitter.clamp(0.0, 1.0) / 5.0)
 }
 
+/// How many orders an authority takes from an account.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Allowance {
+    /// As many may be placed at once.
+    pub at_once: f64,
+    /// As many more come back in three hours.
+    in_period: f64,
+}
+
+impl Allowance {
+    /// Stays below `n` orders (at least 3) in any three hours: a third of them at once.
+    pub fn in_three_hours(n: u32) -> Self {
+        let n = f64::from(n.max(3));
+        let at_once = (n / 3.0).floor();
+        Self { at_once, in_period: n - at_once - 1.0 }
+    }
+}
+
 /// What an account may still order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
@@ -84,12 +98,12 @@ impl Budget {
     ///
     /// # Errors
     /// The moment at which there is one, when there is none now.
-    pub fn spend(self, now: OffsetDateTime) -> Result<Self, OffsetDateTime> {
+    pub fn spend(self, now: OffsetDateTime, allowed: Allowance) -> Result<Self, OffsetDateTime> {
         // A clock that goes back gives nothing.
         let now = now.max(self.at);
-        let per_second = BUDGET_IN_PERIOD / BUDGET_PERIOD;
+        let per_second = allowed.in_period / BUDGET_PERIOD;
         let grown = (now - self.at).as_seconds_f64() * per_second;
-        let left = (self.left.max(0.0) + grown).min(BUDGET_AT_ONCE);
+        let left = (self.left.max(0.0) + grown).min(allowed.at_once);
         if left >= 1.0 {
             return Ok(Self { left: left - 1.0, at: now });
         }
@@ -269,25 +283,29 @@ mod tests {
         }
 
         #[test]
-        fn no_three_hours_see_300_orders(pauses in prop::collection::vec(0_i64..400, 0..1_500)) {
-            let mut budget = Budget { left: BUDGET_AT_ONCE, at: START };
+        fn no_three_hours_see_more_orders_than_are_allowed(
+            n in 3_u32..400, pauses in prop::collection::vec(0_i64..400, 0..1_500),
+        ) {
+            let allowed = Allowance::in_three_hours(n);
+            let mut budget = Budget { left: allowed.at_once, at: START };
             let mut now = START;
             let mut spent = Vec::new();
             for pause in pauses {
                 now += Duration::seconds(pause);
-                match budget.spend(now) {
+                match budget.spend(now, allowed) {
                     Ok(rest) => {
                         budget = rest;
                         spent.push(now);
                     }
                     Err(until) => {
                         prop_assert!(until > now);
-                        prop_assert!(budget.spend(until).is_ok());
+                        prop_assert!(budget.spend(until, allowed).is_ok());
                     }
                 }
             }
-            for three_hundred in spent.windows(300) {
-                prop_assert!(three_hundred[299] - three_hundred[0] >= Duration::hours(3));
+            let n = usize::try_from(n)?;
+            for together in spent.windows(n) {
+                prop_assert!(together[n - 1] - together[0] >= Duration::hours(3));
             }
         }
 

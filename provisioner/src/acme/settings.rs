@@ -1,7 +1,7 @@
 //! The part of the configuration that says which authorities issue certificates, and how names are
 //! proven to them. All mistakes are told together.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use base64::{
     Engine,
@@ -10,8 +10,14 @@ use base64::{
 use control_types::state::AcmeChallengeKind;
 use serde::Deserialize;
 
+use crate::acme::schedule::Allowance;
+
 /// Longest name of an authority: it is a label of metrics.
 const MAX_NAME: usize = 40;
+/// What Let's Encrypt takes from an account in three hours.
+const ORDERS_IN_THREE_HOURS: u32 = 300;
+/// How long a name may rest at least and at most, in seconds, when its provisioner was killed.
+const CLAIM_SECS: std::ops::RangeInclusive<u16> = 3..=600;
 
 /// `acme` in the configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +32,10 @@ pub struct AcmeConfig {
     /// To be switched off where the provisioner's DNS servers say other addresses than the world's.
     #[serde(default = "yes")]
     pub check_addresses: bool,
+    /// For how long a provisioner claims a name without a sign of life, in seconds: so long a name
+    /// rests when its provisioner was killed.
+    #[serde(default = "claim_secs")]
+    pub claim_secs: u16,
 }
 
 const fn yes() -> bool {
@@ -53,6 +63,10 @@ pub struct AcmeAuthorityConfig {
     /// Which of its kinds of certificates is wanted.
     #[serde(default)]
     pub profile: Option<String>,
+    /// How many orders it takes from an account in three hours. Renewals that it suggested itself
+    /// do not count.
+    #[serde(default = "orders_in_three_hours")]
+    pub orders_in_three_hours: u32,
 }
 
 /// A contract with an authority.
@@ -89,6 +103,14 @@ fn both_challenges() -> Vec<ChallengeConfig> {
     vec![ChallengeConfig::Http01, ChallengeConfig::TlsAlpn01]
 }
 
+fn claim_secs() -> u16 {
+    30
+}
+
+fn orders_in_three_hours() -> u32 {
+    ORDERS_IN_THREE_HOURS
+}
+
 /// The configuration, with the files read.
 #[derive(Clone, Debug)]
 pub struct AcmeSettings {
@@ -96,6 +118,10 @@ pub struct AcmeSettings {
     pub authorities: Vec<AuthoritySettings>,
     /// In the order in which they are tried; at least one.
     pub challenges: Vec<AcmeChallengeKind>,
+    /// How long a claim holds without a sign of life.
+    pub claim: Duration,
+    /// Whether a name must lead here before anything is ordered for it.
+    pub checks_addresses: bool,
 }
 
 /// An authority.
@@ -113,6 +139,8 @@ pub struct AuthoritySettings {
     pub external_account: Option<(String, Vec<u8>)>,
     /// Which of its kinds of certificates is wanted.
     pub profile: Option<String>,
+    /// How many orders it takes from an account.
+    pub allowance: Allowance,
 }
 
 impl std::fmt::Debug for AuthoritySettings {
@@ -134,6 +162,13 @@ impl AcmeConfig {
         if different.len() < self.challenges.len() {
             mistakes.push("acme.challenges names one twice".to_owned());
         }
+        if !CLAIM_SECS.contains(&self.claim_secs) {
+            let (least, most) = (CLAIM_SECS.start(), CLAIM_SECS.end());
+            mistakes.push(format!(
+                "acme.claim_secs: {} is not from {least} to {most}",
+                self.claim_secs
+            ));
+        }
         let mut names = BTreeSet::new();
         let mut authorities = Vec::new();
         for (index, authority) in self.authorities.iter().enumerate() {
@@ -145,7 +180,8 @@ impl AcmeConfig {
             authorities.push(authority.resolve(&mut wrong));
         }
         let challenges = self.challenges.iter().copied().map(Into::into).collect();
-        AcmeSettings { authorities, challenges }
+        let claim = Duration::from_secs(self.claim_secs.into());
+        AcmeSettings { authorities, challenges, claim, checks_addresses: self.check_addresses }
     }
 }
 
@@ -161,6 +197,9 @@ impl AcmeAuthorityConfig {
         match url::Url::parse(&self.directory_url) {
             Ok(url) if url.scheme() == "https" && url.has_host() => {}
             _ => wrong(format!("directory_url: '{}' is no https URL", self.directory_url)),
+        }
+        if self.orders_in_three_hours < 3 {
+            wrong(format!("orders_in_three_hours: {} is below 3", self.orders_in_three_hours));
         }
         for contact in &self.contact {
             let mail = contact.strip_prefix("mailto:");
@@ -179,6 +218,7 @@ impl AcmeAuthorityConfig {
             roots: self.roots(wrong),
             external_account,
             profile: self.profile.clone(),
+            allowance: Allowance::in_three_hours(self.orders_in_three_hours),
         }
     }
 
@@ -237,14 +277,15 @@ mod tests {
                  "external_account": {"key_id": "k", "hmac_key_file": "/nowhere"}},
                 {"name": "local", "directory_url": "https://a.test/dir"},
                 {"name": "ok", "directory_url": "https://a.test/dir", "contact": ["mailto:a@b.c"]},
-                {"name": "ok", "directory_url": "https://b.test/dir"}],
-              "challenges": ["http-01", "http-01"]}"#,
+                {"name": "ok", "directory_url": "https://b.test/dir", "orders_in_three_hours": 2}],
+              "challenges": ["http-01", "http-01"], "claim_secs": 1}"#,
         )
         .expect("reads");
         let mut mistakes = Vec::new();
         config.resolve(&mut mistakes);
         let expected = [
             "acme.challenges",
+            "acme.claim_secs",
             "[0].name",
             "[0].directory_url",
             "[0].contact",
@@ -252,6 +293,7 @@ mod tests {
             "[0].root_certificates",
             "[1].name",
             "[3].name",
+            "[3].orders_in_three_hours",
         ];
         assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
         for (mistake, part) in mistakes.iter().zip(expected) {

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use time::OffsetDateTime;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::{
     acme::{
         Acme,
+        critical_section::CriticalSection,
         failure::{Failure, Fault},
         http::remembering,
-        order::Failed,
+        placing::Failed,
         renewal::validity,
         schedule::{Facts, Next, Standing, Todo, after_failure, decide},
     },
@@ -68,7 +69,7 @@ impl Acme {
             drop(free);
             tokio::select! {
                 () = self.work.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = sleep(pause) => {}
                 () = shutdown.cancelled() => break,
             }
         }
@@ -78,11 +79,12 @@ impl Acme {
 
     async fn hold_and_work(&self, claimed: Claimed, shutdown: CancellationToken) {
         let span = info_span!("certificate", hostname = claimed.hostname, region = claimed.region);
+        let section = CriticalSection::default();
         let work = async {
             tokio::select! {
-                done = remembering(self.work_on(&claimed)) => done,
-                lost = self.hold(&claimed) => Err(lost),
-                () = shutdown.cancelled() => Ok(()),
+                done = remembering(self.work_on(&claimed, &section)) => done,
+                lost = section.outside(self.hold(&claimed)) => Err(lost),
+                () = section.outside(shutdown.cancelled()) => Ok(()),
             }
         };
         match work.instrument(span.clone()).await {
@@ -105,7 +107,7 @@ impl Acme {
     async fn hold(&self, claimed: &Claimed) -> ClaimError {
         let mut beats_missed = 0;
         loop {
-            tokio::time::sleep(self.options.lease / 3).await;
+            sleep(self.options.lease / 3).await;
             match claimed.claim().extend(self.pool(), self.options.lease).await {
                 Ok(()) => beats_missed = 0,
                 Err(ClaimError::Database(_)) if beats_missed < 2 => beats_missed += 1,
@@ -114,7 +116,11 @@ impl Acme {
         }
     }
 
-    async fn work_on(&self, claimed: &Claimed) -> Result<(), ClaimError> {
+    async fn work_on(
+        &self,
+        claimed: &Claimed,
+        section: &CriticalSection,
+    ) -> Result<(), ClaimError> {
         let held = certificates::get(self.pool(), &claimed.hostname, &claimed.region).await?;
         let facts = Facts {
             certificate: held.as_ref().map(|held| (validity(held), held.source)),
@@ -124,7 +130,7 @@ impl Acme {
             is_ordered: claimed.order_url.is_some(),
         };
         let rest = match (decide(OffsetDateTime::now_utc(), &facts), &held) {
-            (Todo::Order, held) => return self.attempt(claimed, held.as_ref()).await,
+            (Todo::Order, held) => return self.attempt(claimed, held.as_ref(), section).await,
             (Todo::Ask, Some(held)) => self.ask(claimed, held).await,
             (Todo::Ask, None) => return Ok(()),
             (Todo::Rest(next_at), _) => Rest {
@@ -134,15 +140,24 @@ impl Acme {
                 next_at,
             },
         };
+        let _whole = section.enter().await;
         claimed.claim().rest(self.pool(), &rest).await
     }
 
-    async fn attempt(&self, claimed: &Claimed, held: Option<&Held>) -> Result<(), ClaimError> {
-        let attempt = timeout(self.options.attempt, self.order(claimed, held)).await;
+    async fn attempt(
+        &self,
+        claimed: &Claimed,
+        held: Option<&Held>,
+        section: &CriticalSection,
+    ) -> Result<(), ClaimError> {
+        let attempt = tokio::select! {
+            done = self.order(claimed, held, section) => Some(done),
+            () = section.outside(sleep(self.options.attempt)) => None,
+        };
         let failed = match attempt {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(failed)) => failed,
-            Err(_) => {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(failed)) => failed,
+            None => {
                 let secs = self.options.attempt.as_secs();
                 let message =
                     format!("the authority was not done within {secs} s; it goes on later");
@@ -151,6 +166,7 @@ impl Acme {
                 Failed { failure, authority: claimed.authority.clone() }
             }
         };
+        let _whole = section.enter().await;
         self.put_back(claimed, &failed).await
     }
 

@@ -4,7 +4,7 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::acme::schedule::{BUDGET_AT_ONCE, Budget};
+use crate::acme::schedule::{Allowance, Budget};
 
 /// An account as stored.
 #[derive(Clone, Debug)]
@@ -64,7 +64,9 @@ pub async fn insert(
     account: &AcmeAccount,
     directory_url: &str,
     region: &str,
+    allowed: Allowance,
 ) -> Result<(), sqlx::Error> {
+    let full = allowed.at_once;
     sqlx::query!(
         "insert into acme_account (id, directory_url, region, sealed_credentials, budget)
          values ($1, $2, $3, $4, $5)",
@@ -72,7 +74,7 @@ pub async fn insert(
         directory_url,
         region,
         account.sealed_credentials,
-        BUDGET_AT_ONCE,
+        full,
     )
     .execute(connection)
     .await?;
@@ -93,7 +95,11 @@ pub async fn delete(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn spend(pool: &PgPool, id: Uuid) -> Result<Result<(), OffsetDateTime>, sqlx::Error> {
+pub async fn spend(
+    pool: &PgPool,
+    id: Uuid,
+    allowed: Allowance,
+) -> Result<Result<(), OffsetDateTime>, sqlx::Error> {
     let mut tx = pool.begin().await?;
     let row = sqlx::query!(
         r#"select budget, budget_at, now() as "now!" from acme_account where id = $1 for update"#,
@@ -101,7 +107,7 @@ pub async fn spend(pool: &PgPool, id: Uuid) -> Result<Result<(), OffsetDateTime>
     )
     .fetch_one(&mut *tx)
     .await?;
-    match (Budget { left: row.budget, at: row.budget_at }).spend(row.now) {
+    match (Budget { left: row.budget, at: row.budget_at }).spend(row.now, allowed) {
         Ok(rest) => {
             sqlx::query!(
                 "update acme_account set budget = $2, budget_at = $3 where id = $1",

@@ -102,11 +102,17 @@ impl Claimed {
 pub async fn sync(pool: &PgPool, platform_domain: &str) -> Result<(), sqlx::Error> {
     let wildcard_until = OffsetDateTime::now_utc() + TAKE_OVER;
     let mut tx = pool.begin().await?;
+    // A conflict locks the row, so those that are right already must not come to one: workers write
+    // to them all the time.
     sqlx::query!(
         "insert into certificate_order (id, site_id, hostname, region)
          select gen_random_uuid(), wanted.site_id, wanted.hostname, wanted.region
          from certificate_wanted($1, $2) wanted
          where wanted.hostname <> 'localhost' and wanted.hostname not like '%.localhost'
+             and not exists (
+                 select from certificate_order known
+                 where known.hostname = wanted.hostname and known.region = wanted.region
+                     and known.site_id is not distinct from wanted.site_id)
          on conflict (hostname, region) do update
              set site_id = excluded.site_id, failures = 0, next_at = now()
              where certificate_order.site_id is distinct from excluded.site_id",
@@ -351,10 +357,51 @@ impl Claim {
         held(&done)
     }
 
-    /// Notes an order at an authority.
+    /// Notes that an authority is about to be asked for an order. Says whether one was asked
+    /// before and nobody heard the answer: then it may have an order that nobody knows of.
     ///
     /// # Errors
     /// When the claim does not hold any more, or the database does not answer.
+    pub async fn note_placing(&self, pool: &PgPool) -> Result<bool, ClaimError> {
+        let is_unsure = sqlx::query_scalar!(
+            r#"with before as (
+                   select id, placing_since is not null as is_unsure from certificate_order
+                   where id = $1 for update)
+               update certificate_order
+               set placing_since = now(), n_unsure = n_unsure + before.is_unsure::integer
+               from before
+               where certificate_order.id = before.id and claim_token = $2
+                   and claim_expires_at > now()
+               returning before.is_unsure as "is_unsure!""#,
+            self.order,
+            self.token,
+        )
+        .fetch_optional(pool)
+        .await?;
+        is_unsure.ok_or(ClaimError::Lost)
+    }
+
+    /// Notes that the authority took no order.
+    ///
+    /// # Errors
+    /// When somebody else has the name, or the database does not answer.
+    pub async fn note_refused(&self, pool: &PgPool) -> Result<(), ClaimError> {
+        let done = sqlx::query!(
+            "update certificate_order set placing_since = null
+             where id = $1 and claim_token = $2",
+            self.order,
+            self.token,
+        )
+        .execute(pool)
+        .await?;
+        held(&done)
+    }
+
+    /// Notes an order at an authority. The claim may be over, if nobody else has claimed: who comes
+    /// next needs to know of the order.
+    ///
+    /// # Errors
+    /// When somebody else has the name, or the database does not answer.
     pub async fn note_order(
         &self,
         pool: &PgPool,
@@ -362,8 +409,9 @@ impl Claim {
         order_url: &str,
     ) -> Result<(), ClaimError> {
         let done = sqlx::query!(
-            "update certificate_order set authority = $3, order_url = $4, state = 'ordered'
-             where id = $1 and claim_token = $2 and claim_expires_at > now()",
+            "update certificate_order set authority = $3, order_url = $4, state = 'ordered',
+                 placing_since = null
+             where id = $1 and claim_token = $2",
             self.order,
             self.token,
             authority,
@@ -402,7 +450,7 @@ impl Claim {
         sqlx::query!(
             "update certificate_order set state = 'issued', order_url = null, authority = null,
                  authority_failures = 0, certificate_id = null, sealed_key = null, failures = 0,
-                 last_error = null, last_fault = null, last_error_at = null,
+                 placing_since = null, last_error = null, last_fault = null, last_error_at = null,
                  window_start = null, window_end = null, renew_at = $2, window_check_at = now(), renew_requested = false,
                  challenge = $3, next_at = now(), claimed_by = null, claim_token = null,
                  claim_expires_at = null
@@ -425,7 +473,7 @@ impl Claim {
         let done = sqlx::query!(
             "update certificate_order set window_start = $3, window_end = $4, renew_at = $5,
                  window_check_at = $6, next_at = $7, state = 'issued', failures = 0,
-                 last_error = null, last_fault = null, last_error_at = null, claimed_by = null,
+                 placing_since = null, last_error = null, last_fault = null, last_error_at = null, claimed_by = null,
                  claim_token = null, claim_expires_at = null
              where id = $1 and claim_token = $2 and claim_expires_at > now()
                  and not renew_requested and order_url is null",

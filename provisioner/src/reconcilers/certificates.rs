@@ -76,6 +76,7 @@ impl Certificates {
         {
             metrics::gauge!("provisioner_certificate_names_failing").set(health.n_failing as f64);
             metrics::gauge!("provisioner_certificate_names_expiring").set(health.n_expiring as f64);
+            metrics::gauge!("provisioner_certificate_orders_unsure").set(health.n_unsure as f64);
         }
         self.tell(health.problem());
         Ok(())

@@ -13,7 +13,9 @@ pub struct Health {
     /// Names whose certificate ends within 7 days (uploaded ones: 14, those of a short life: a
     /// quarter of it).
     pub n_expiring: i64,
-    /// Some of those, with what is wrong.
+    /// How often a second order was placed because nobody knows what became of the first one.
+    pub n_unsure: i64,
+    /// Some of those that fail or end, with what is wrong.
     pub examples: Vec<String>,
 }
 
@@ -40,6 +42,7 @@ pub async fn health(pool: &PgPool, platform_domain: &str) -> Result<Health, sqlx
            select (select min(not_after) from used) as first_expiry,
                (select count(*) from failing) as "n_failing!",
                (select count(*) from expiring) as "n_expiring!",
+               (select coalesce(sum(n_unsure), 0) from certificate_order) as "n_unsure!",
                array(
                    (select hostname || ' ends at ' || to_char(not_after at time zone 'utc',
                         'YYYY-MM-DD HH24:MI') || ' UTC' from expiring order by not_after limit 3)
@@ -55,6 +58,7 @@ pub async fn health(pool: &PgPool, platform_domain: &str) -> Result<Health, sqlx
         first_expiry: row.first_expiry,
         n_failing: row.n_failing,
         n_expiring: row.n_expiring,
+        n_unsure: row.n_unsure,
         examples: row.examples,
     })
 }

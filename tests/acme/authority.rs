@@ -16,18 +16,15 @@ use axum::{
     routing::{get, head, post},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use provisioner::acme::settings::AuthoritySettings;
+use provisioner::acme::{schedule::Allowance, settings::AuthoritySettings};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
-use rustls_pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject,
-};
+use rustls_pki_types::CertificateSigningRequestDer;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::rig::Ca;
+use crate::tls_server::TlsServer;
 
 #[derive(Default)]
 struct Said {
@@ -54,11 +51,10 @@ pub struct MockAuthority {
 }
 
 impl MockAuthority {
-    pub async fn start(ca: &Ca) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let port = listener.local_addr().expect("bound").port();
+    pub async fn start() -> Self {
+        let server = TlsServer::bind().await;
         let (issuer, issuer_pem) = issuer();
-        let url = format!("https://localhost:{port}");
+        let url = server.url();
         let shared = Arc::new(Shared { url, said: Mutex::default(), issuer, issuer_pem });
         let app = Router::new()
             .route("/dir", get(directory))
@@ -70,29 +66,12 @@ impl MockAuthority {
             .route("/certificate/{id}", post(certificate))
             .route("/renewal/{id}", get(renewal))
             .with_state(Arc::clone(&shared));
-        let issued = ca.authority.issue(&"localhost".parse().expect("a hostname")).expect("issues");
-        let chain = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).expect("PEM");
-        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("PEM");
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![chain], key)
-            .expect("they match");
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, app) = (acceptor.clone(), app.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
-                        .await;
-                });
-            }
-        });
-        Self { shared, root: ca.der() }
+        let root = server.root_der();
+        server.serve(app);
+        Self { shared, root }
     }
 
-    pub fn config(&self, name: &str) -> AuthoritySettings {
+    pub fn settings(&self, name: &str) -> AuthoritySettings {
         AuthoritySettings {
             name: name.to_owned(),
             directory_url: format!("{}/dir", self.shared.url),
@@ -100,6 +79,7 @@ impl MockAuthority {
             roots: vec![self.root.clone()],
             external_account: None,
             profile: None,
+            allowance: Allowance::in_three_hours(300),
         }
     }
 
