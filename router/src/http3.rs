@@ -14,6 +14,7 @@ pub mod entrance;
 mod connection;
 mod exchange;
 pub mod upload;
+mod gate;
 mod quic;
 mod frames;
 pub mod offer;

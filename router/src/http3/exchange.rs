@@ -18,7 +18,8 @@ use tokio::time::timeout;
 
 use super::{
     connection::Shared,
-    quic::{Connection, Sender, Stopped},
+    gate::Stopped,
+    quic::{Connection, Sender},
     upload::Upload,
 };
 use crate::{

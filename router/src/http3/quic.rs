@@ -4,10 +4,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,18 +14,15 @@ use h3::{
     error::Code,
     quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf},
 };
-use quinn::{ConnectionError, ReadError, StoppedError, VarInt, WriteError};
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
-use super::frames::Frames;
-
-/// From one request to the next.
-const ID_STEP: u64 = 4;
+use super::{
+    frames::Frames,
+    gate::{Gate, Stopped},
+};
 
 type Streams<T> = Pin<Box<dyn Stream<Item = Result<T, ConnectionError>> + Send + Sync>>;
 type BothWays = (quinn::SendStream, quinn::RecvStream);
-
-/// Ends when the client has all of an answer, wants no more of it, or is gone.
-pub type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
 /// A connection.
 pub struct Connection {
@@ -37,40 +31,6 @@ pub struct Connection {
     arriving: Streams<quinn::RecvStream>,
     leaving: Option<Streams<quinn::SendStream>>,
     gate: Arc<Gate>,
-}
-
-/// What is known of a connection's requests beside their bytes.
-#[derive(Default)]
-pub struct Gate {
-    /// One more than the highest id of a request that was let in.
-    next: AtomicU64,
-    /// Requests from this id on are turned away, plus one; 0 as long as none are.
-    closed_from: AtomicU64,
-    stopped: Mutex<Option<Stopped>>,
-}
-
-impl Gate {
-    /// Turns away the requests that come after the next `on_their_way` ones, as the goodbye says; all
-    /// if there was none so far, since then the library says so.
-    pub fn close_after(&self, on_their_way: usize) {
-        let next = self.next.load(Ordering::Relaxed);
-        let from = next.saturating_add(ID_STEP * on_their_way as u64);
-        self.closed_from.store(if next == 0 { 1 } else { from }, Ordering::Relaxed);
-    }
-
-    /// When the request that was let in last is over for its client. Once for each request.
-    pub fn stopped(&self) -> Option<Stopped> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn lets_in(&self, id: u64) -> bool {
-        let closed_from = self.closed_from.load(Ordering::Relaxed);
-        if closed_from > 0 && id + 1 >= closed_from {
-            return false;
-        }
-        self.next.fetch_max(id + 1, Ordering::Relaxed);
-        true
-    }
 }
 
 impl Connection {
@@ -167,7 +127,7 @@ impl quic::Connection<Bytes> for Connection {
                 continue;
             }
             let stopped: Stopped = Box::pin(send.stopped());
-            *self.gate.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(stopped);
+            self.gate.watches(stopped);
             let frames = Frames::of_request();
             let receive = Receiver { stream: receive, frames, ended: false };
             return Poll::Ready(Ok(BothWaysStream { send: Sender::new(send), receive }));

@@ -25,9 +25,8 @@ async fn a_stop_says_goodbye_and_finishes_what_is_under_way() {
     stack.tell_router_to_stop();
     client.dismissed(A).await;
     // Nobody is let in any more, and hears it at once.
-    let begun = std::time::Instant::now();
-    assert!(Http3::connect(stack.http3(), A, stack.authority(), true).await.is_err());
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    let refused = Http3::connect(stack.http3(), A, stack.authority(), true).await.err();
+    assert!(matches!(refused, Some(quinn::ConnectionError::ConnectionClosed(_))), "{refused:?}");
     asked.send_data(Bytes::from_static(b"two")).await.expect("sends");
     asked.finish().await.expect("ends");
     assert_eq!(read(asked).await.expect("answers").text(), "written");

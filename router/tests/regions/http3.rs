@@ -1,7 +1,5 @@
 //! HTTP/3 is spoken with a site's own region only: TLS ends nowhere else, and QUIC is not passed on.
 
-use std::time::{Duration, Instant};
-
 use crate::{
     http3_client::{Http3, get},
     stack::{SINGAPORE, Stack},
@@ -21,10 +19,9 @@ async fn a_client_from_before_a_move_is_not_stuck() {
     assert_eq!(offered(&answer), offer(stack.jakarta.http3.port()));
     let answer = stack.ask(&stack.singapore, host, "/who").await;
     assert_eq!((answer.body.as_str(), offered(&answer)), ("alpha-j", Some("clear".to_owned())));
-    // Elsewhere the handshake fails, and at once.
-    let begun = Instant::now();
-    assert!(connect(stack.singapore.http3).await.is_err());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Elsewhere the handshake fails, and the client is told.
+    let refused = connect(stack.singapore.http3).await.err();
+    assert!(matches!(refused, Some(quinn::ConnectionError::ConnectionClosed(_))), "{refused:?}");
 
     let mut client = connect(stack.jakarta.http3).await.expect("a handshake");
     assert_eq!(client.page(host, "/who").await, "alpha-j");
