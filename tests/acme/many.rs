@@ -36,7 +36,7 @@ pub struct Figures {
     took: Duration,
     /// Orders by which a certificate was issued.
     n_issued: usize,
-    /// Orders whose challenge could not be seen over plain HTTP.
+    /// Orders that the authority gave up, as it could not see the challenge.
     n_unproven: usize,
     /// Orders that nobody ever came back to.
     n_lost: usize,
@@ -50,7 +50,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{n_names} names in {:.1} s with {n_kills} kills; orders at the authority: {n_issued} \
-             issued, {n_unproven} not proven over plain HTTP, {n_lost} lost ({n_unsure} said to be \
+             issued, {n_unproven} not proven, {n_lost} lost ({n_unsure} said to be \
              possibly lost)",
             took.as_secs_f64()
         )
@@ -241,7 +241,11 @@ impl Stage {
             let n_used = own.iter().filter(|order| order.is_used).count();
             // Where plain HTTP does not lead, the first order cannot be proven.
             let n_wanted = if number % 3 == 2 { 2 } else { 1 };
-            ensure!(n_used == n_wanted, "{name} was ordered {n_used} times: {own:#?}");
+            ensure!(n_used >= n_wanted, "{name} was ordered {n_used} times: {own:#?}");
+            // Another one may also fail when the authority has no patience with a busy machine.
+            let is_right = |order: &&Order| order.n_issued == 1 || order.is_refused;
+            let used = own.iter().filter(|order| order.is_used).copied();
+            ensure!(used.clone().all(|order| is_right(&order)), "ordered again: {own:#?}");
             let n_lost = own.len() - n_used;
             let n_said = unsure.get(name).copied().unwrap_or_default();
             ensure!(n_lost <= usize::try_from(n_said)?, "{name}: {n_lost} lost, {n_said} said");

@@ -32,11 +32,25 @@ pub struct Order {
     pub hostname: String,
     path: String,
     authorization: String,
+    challenges: Vec<String>,
     finalize: String,
     /// Whether anybody came back to it, or to what it needs.
     pub is_used: bool,
+    /// Whether the authority said that nothing can come of it.
+    pub is_refused: bool,
     /// How often the authority agreed to issue.
     pub n_issued: u32,
+}
+
+impl Order {
+    /// From what the authority says of it, of its authorization or of a challenge.
+    fn learn(&mut self, said: &Value, path_of: impl Fn(&str) -> String) {
+        self.is_refused |= said["status"] == "invalid";
+        if let Some(challenges) = said["challenges"].as_array() {
+            let urls = challenges.iter().filter_map(|challenge| challenge["url"].as_str());
+            self.challenges = urls.map(path_of).collect();
+        }
+    }
 }
 
 /// What the authority did.
@@ -222,7 +236,9 @@ impl Shared {
                 hostname: identifiers[0]["value"].as_str().expect("a name").to_owned(),
                 path: self.path_of(location.to_str().expect("plain")),
                 finalize: self.path_of(order["finalize"].as_str().expect("has one")),
+                challenges: Vec::new(),
                 is_used: false,
+                is_refused: false,
                 n_issued: 0,
             });
             return Some(Deed::TookOrder);
@@ -233,6 +249,7 @@ impl Shared {
         // An authorization that is used again is that of the last order.
         if let Some(order) = seen.orders.iter_mut().rev().find(is_of) {
             order.is_used = true;
+            order.learn(&json(), |url| self.path_of(url));
             if order.finalize == path {
                 order.n_issued += 1;
                 return Some(Deed::Issues);
@@ -244,7 +261,12 @@ impl Shared {
             return Some(Deed::GaveCertificate);
         }
         // A challenge has a token, and its request says that it can be looked at.
-        let looks = json()["token"].is_string() && payload(asked).is_object();
+        let answer = json();
+        let is_of = |order: &&mut Order| order.challenges.iter().any(|own| own == path);
+        if let Some(order) = seen.orders.iter_mut().rev().find(is_of) {
+            order.learn(&answer, |url| self.path_of(url));
+        }
+        let looks = answer["token"].is_string() && payload(asked).is_object();
         looks.then_some(Deed::LooksAtChallenge)
     }
 
