@@ -88,7 +88,7 @@ impl Clients {
 /// Sends the payload of this number; what the client heard of another one's.
 async fn send(clients: &Clients, host: &str, seed: u64, number: u32) -> Option<String> {
     let (begun, mut chance) = (Instant::now(), Chance::new(seed, number));
-    let (config, payload) = if number % 5 == 0 {
+    let (config, payload) = if number.is_multiple_of(5) {
         (&clients.http2, http2::payload(&mut chance, host, number))
     } else {
         (&clients.http1, http1::payload(&mut chance, host, number))

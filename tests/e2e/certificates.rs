@@ -49,7 +49,7 @@ impl Public {
     async fn try_start() -> Result<Self> {
         let dns = DnsServer::start().await?;
         let (https, http) = free_ports()?;
-        let pebble = Pebble::start(dns.address, https, http).await?;
+        let pebble = Pebble::start(dns.address, https, http, PebbleOptions::default()).await?;
         let start = Start {
             dns: Some(dns.address),
             ports: Some((https, http)),

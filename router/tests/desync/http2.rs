@@ -121,14 +121,7 @@ fn head(chance: &mut Chance, host: &str, path: &str, method: &str) -> Vec<Field>
         (_, 9) => format!("{}.:443", host.to_uppercase()),
         _ => format!("{host}\0"),
     };
-    let scheme = match (usual(90, chance), chance.below(5)) {
-        (true, _) => "https".to_owned(),
-        (_, 0) => "http".to_owned(),
-        (_, 1) => "ftp".to_owned(),
-        (_, 2) => format!("https://{host}/evil?"),
-        (_, 3) => "https\r\nevil: 1".to_owned(),
-        _ => String::new(),
-    };
+    let scheme = scheme(chance, host);
     let mut fields = vec![
         field(":method", &method),
         field(":scheme", &scheme),
@@ -150,6 +143,17 @@ fn head(chance: &mut Chance, host: &str, path: &str, method: &str) -> Vec<Field>
         }
     }
     fields
+}
+
+fn scheme(chance: &mut Chance, host: &str) -> String {
+    match (chance.percent(90), chance.below(5)) {
+        (true, _) => "https".to_owned(),
+        (_, 0) => "http".to_owned(),
+        (_, 1) => "ftp".to_owned(),
+        (_, 2) => format!("https://{host}/evil?"),
+        (_, 3) => "https\r\nevil: 1".to_owned(),
+        _ => String::new(),
+    }
 }
 
 fn block(fields: &[Field]) -> Vec<u8> {

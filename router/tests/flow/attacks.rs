@@ -90,7 +90,7 @@ async fn attackers_are_thrown_out_and_others_are_served() {
 async fn endless_headers(stack: &Stack) {
     let mut attack = Attack::begin(stack, "CONTINUATION flood").await;
     attack.send(&frame(HEADERS, END_STREAM, 1, &head("GET", "/who"))).await;
-    let piece = literal(false, "x-a", &"b".repeat(100)).repeat(100);
+    let piece = literal(false, "x-a", "b".repeat(100)).repeat(100);
     for _ in 0..20_000 {
         if !attack.send(&frame(CONTINUATION, 0, 1, &piece)).await {
             break;
@@ -192,7 +192,7 @@ async fn header_bomb(stack: &Stack, a: &Site) {
 }
 
 async fn explode(attack: &mut Attack<'_>) {
-    let first = [head("GET", "/who"), literal(true, "x-long", &"x".repeat(30))].concat();
+    let first = [head("GET", "/who"), literal(true, "x-long", "x".repeat(30))].concat();
     attack.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &first)).await;
     // 62 is the newest entry of the table.
     let more = [head("GET", "/who"), vec![0x80 | 62; 150]].concat();
