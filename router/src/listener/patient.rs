@@ -65,12 +65,21 @@ impl Drop for Watching {
 pub trait Leaves {
     /// Whether it has.
     fn has_left(&self, cx: &mut Context<'_>) -> bool;
+
+    /// Throws away what the other end has not taken, once the stream is closed. Otherwise the system
+    /// keeps it, and the connection, for as long as the other end likes.
+    fn forget_unsent(&self);
 }
 
 impl Leaves for TcpStream {
     fn has_left(&self, cx: &mut Context<'_>) -> bool {
         let ready = pin!(self.ready(Interest::READABLE));
         matches!(ready.poll(cx), Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
+    fn forget_unsent(&self) {
+        // When that fails the connection ends later.
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 
@@ -88,7 +97,9 @@ impl<S> Patient<S> {
     pub const fn new(stream: S, pace: Pace, client: Arc<WatchClient>) -> Self {
         Self { stream, patience: Patience::new(pace), client, timer: None }
     }
+}
 
+impl<S: Leaves> Patient<S> {
     fn watch<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,7 +124,10 @@ impl<S> Patient<S> {
             timer.as_mut().reset(end);
         }
         match timer.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => {
+                self.stream.forget_unsent();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
