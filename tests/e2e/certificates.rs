@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use tests::{
     Stack,
     dns_server::DnsServer,
-    pebble::Pebble,
+    pebble::{Pebble, PebbleOptions},
     stack::{Start, free_ports},
 };
 use uuid::Uuid;
