@@ -7,10 +7,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use migrations::Schema;
 use provisioner::{
-    acme::{
-        Acme, AcmeOptions, AcmeParts,
-        settings::{AcmeConfig, AcmeSettings},
-    },
+    acme::{Acme, AcmeOptions, AcmeParts, settings::AcmeSettings},
     certificate_authority::CertificateAuthority,
     config::{self, Resolved, RuntimeConfig},
     control_db::{ControlDb, holds, route_changes, tokens},
