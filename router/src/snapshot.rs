@@ -315,7 +315,7 @@ pub async fn keep(edge: Arc<Edge>, path: PathBuf, region: String) {
             write(&path, &table, &region, OffsetDateTime::now_utc())
         });
         match writing.await {
-            Ok(Ok(())) => metrics::counter!("router_snapshots_written_total").increment(1),
+            Ok(Ok(())) => edge.metrics.snapshots_written.increment(1),
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the snapshot of routes cannot be written");

@@ -104,6 +104,7 @@ pub struct Metrics {
     pub poll_errors: Counter,
     pub full_reads: Counter,
     pub refused_tables: Counter,
+    pub snapshots_written: Counter,
 }
 
 impl Metrics {
@@ -162,6 +163,7 @@ impl Metrics {
             poll_errors: counter!("router_route_poll_errors_total"),
             full_reads: counter!("router_route_full_reads_total"),
             refused_tables: counter!("router_route_tables_refused_total"),
+            snapshots_written: counter!("router_snapshots_written_total"),
         }
     }
 
