@@ -7,41 +7,28 @@ use anyhow::{Context, Result, ensure};
 use control_types::state::DomainState;
 use provisioner_api::domains::{AddDomain, DomainDetail};
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{
-    Stack,
-    dns_server::DnsServer,
-    pebble::{Pebble, PebbleOptions},
-    stack::{Start, free_ports},
-};
+use tests::{Stack, dns_server::DnsServer, pebble::PebbleOptions};
 
-use crate::site_life::create;
+use crate::{public::Public, site_life::create};
 
 const NAMES: [&str; 3] = ["belajar.angkasa.test", "learn.angkasa.test", "angkasa.test"];
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn certificates_come_from_a_public_authority() -> Result<()> {
-    let dns = DnsServer::start().await?;
-    let (https, http) = free_ports()?;
     let manners = PebbleOptions { bad_nonces: 33, sleep: 1, ..PebbleOptions::default() };
-    let pebble = Pebble::start(dns.address, https, http, manners).await?;
-    let start = Start {
-        dns: Some(dns.address),
-        ports: Some((https, http)),
-        acme: Some((pebble.directory_url.clone(), pebble.server_root.clone())),
-        ..Start::default()
-    };
-    let stack = tokio::task::spawn_blocking(|| Stack::start(start)).await??;
-    create(&stack, "angkasa").await?;
+    let public = Public::start(manners).await?;
+    let Public { stack, dns, pebble, https_port, .. } = &public;
+    create(stack, "angkasa").await?;
     let visitor = pebble.visitor().await?;
     for (round, name) in NAMES.iter().enumerate() {
-        add(&stack, &dns, name).await?;
+        add(stack, dns, name).await?;
         // A little later each time, so that another step of the order is hit.
         tokio::time::sleep(Duration::from_millis(400 * round as u64)).await;
         let provisioner = Pid::from_raw(stack.process("provisioner")?).context("no process")?;
         // It may be on its way back from the last time.
         let _ = kill_process(provisioner, Signal::KILL);
-        active(&stack, name).await?;
-        let page = visitor.open(&format!("https://{name}:{https}/")).await?;
+        active(stack, name).await?;
+        let page = visitor.open(&format!("https://{name}:{https_port}/")).await?;
         ensure!(page.status().is_success() || page.status().is_redirection(), "{page:?}");
     }
     let renewed = stack.cli(&["certificate", "renew", "angkasa", NAMES[0]])?.ok()?;
@@ -49,8 +36,7 @@ pub async fn certificates_come_from_a_public_authority() -> Result<()> {
     // One more where a kill came between an order and its note; the authority cannot be asked then.
     let orders = pebble.orders()?;
     ensure!((NAMES.len()..=2 * NAMES.len() + 1).contains(&orders), "{orders} orders");
-    tokio::task::spawn_blocking(|| stack.stop()).await??;
-    Ok(())
+    public.stop().await
 }
 
 /// Claims a name that leads here already and shows its ownership.

@@ -12,55 +12,17 @@ use provisioner_api::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::PgPool;
-use tests::{
-    Stack,
-    dns_server::DnsServer,
-    pebble::{Pebble, PebbleOptions},
-    stack::{Start, free_ports},
-};
+use tests::pebble::PebbleOptions;
 use uuid::Uuid;
 
-use crate::site_life::{create, request};
+use crate::{
+    public::Public,
+    site_life::{create, request},
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A platform that gets certificates from an authority of its own.
-struct Public {
-    stack: Stack,
-    dns: DnsServer,
-    pebble: Pebble,
-    control: PgPool,
-}
-
 impl Public {
-    async fn start() -> Result<Self> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Self::try_start().await {
-                // The authority has to know the ports before the routers take them, and somebody
-                // else was quicker.
-                Err(error) if tries < 5 && error.to_string().contains("already in use") => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn try_start() -> Result<Self> {
-        let dns = DnsServer::start().await?;
-        let (https, http) = free_ports()?;
-        let pebble = Pebble::start(dns.address, https, http, PebbleOptions::default()).await?;
-        let start = Start {
-            dns: Some(dns.address),
-            ports: Some((https, http)),
-            acme: Some((pebble.directory_url.clone(), pebble.server_root.clone())),
-            ..Start::default()
-        };
-        let stack = tokio::task::spawn_blocking(|| Stack::start(start)).await??;
-        let control = PgPool::connect(&stack.control_database_url()?).await?;
-        Ok(Self { stack, dns, pebble, control })
-    }
-
     /// Gives the provisioner another configuration.
     async fn configure(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let path = self.stack.data_dir().join("config/provisioner.json");
@@ -112,12 +74,6 @@ impl Public {
         self.stack.api()?.put_region(region, &put).await?;
         Ok(())
     }
-
-    async fn stop(self) -> Result<()> {
-        self.control.close().await;
-        tokio::task::spawn_blocking(|| self.stack.stop()).await??;
-        Ok(())
-    }
 }
 
 fn serves(domain: &DomainDetail) -> bool {
@@ -137,8 +93,8 @@ pub fn says(text: &str, parts: &[&str]) -> Result<()> {
 }
 
 pub async fn what_is_wrong_with_a_name_is_said_and_mended() -> Result<()> {
-    let public = Public::start().await?;
-    let Public { stack, dns, pebble, control } = &public;
+    let public = Public::start(PebbleOptions::default()).await?;
+    let Public { stack, dns, pebble, control, .. } = &public;
     create(stack, "bintang").await?;
 
     // A name that leads elsewhere costs no order, and everybody is told where it leads.
@@ -221,7 +177,7 @@ async fn postpone(control: &PgPool, host: &str) -> Result<()> {
 }
 
 pub async fn a_site_that_waits_for_its_certificate_says_so_and_gives_up_whole() -> Result<()> {
-    let public = Public::start().await?;
+    let public = Public::start(PebbleOptions::default()).await?;
     let Public { stack, dns, control, .. } = &public;
     // Names below localhost are certified here; this platform's are not.
     public.configure(|config| config["platform_domain"] = "platform.test".into()).await?;

@@ -22,6 +22,7 @@ mod isolation;
 mod killed;
 mod other_region;
 mod places_down;
+mod public;
 mod refusals;
 mod secrets;
 mod site_life;
