@@ -26,17 +26,13 @@ mod many;
 
 use std::time::Duration;
 
-use client::{Answer, ask_for_websocket};
+use client::{Answer, ask_for_websocket, get};
 use http_body_util::{BodyExt, Full};
 use stack::Stack;
 
 const A: &str = "alpha.platform.test";
 const A_OWN: &str = "www.alpha.test";
 const B: &str = "beta.platform.test";
-
-fn get(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
 
 async fn status(stack: &Stack, server_name: &str, request: &str) -> u16 {
     stack.https(server_name, request.as_bytes()).await.status

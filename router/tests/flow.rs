@@ -27,12 +27,10 @@ mod slowhttptest;
 #[path = "flow/streams.rs"]
 mod streams;
 
+use client::get;
+
 const A: &str = "alpha.platform.test";
 const B: &str = "beta.platform.test";
-
-fn get(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
 
 fn post(host: &str, path: &str, body: &str) -> String {
     let length = body.len();

@@ -24,6 +24,7 @@ mod stopping;
 mod taking;
 
 use bytes::Bytes;
+use client::get;
 use http::{HeaderMap, Request};
 use http_body_util::Full;
 use http3_client::{Http3, get as h3_get, post as h3_post};
@@ -31,10 +32,6 @@ use stack::Stack;
 
 const A: &str = "alpha.platform.test";
 const B: &str = "beta.platform.test";
-
-fn get(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
 
 async fn connect(stack: &Stack, server_name: &str) -> Http3 {
     let connected = Http3::connect(stack.http3(), server_name, stack.authority(), true).await;

@@ -24,6 +24,11 @@ pub fn ask_for_websocket(host: &str, path: &str) -> String {
     )
 }
 
+/// A request whose answer ends the connection.
+pub fn get(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
 /// What came back for one request.
 #[derive(Debug)]
 pub struct Answer {

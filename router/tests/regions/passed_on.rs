@@ -5,13 +5,9 @@ use router::proxy_protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    client::{Stream, ask_for_websocket},
+    client::{Stream, ask_for_websocket, get},
     stack::{SINGAPORE, Stack, tcp_from},
 };
-
-fn get(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_goes_to_the_region_where_its_site_is_at_home() {
