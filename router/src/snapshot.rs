@@ -107,7 +107,7 @@ struct CertificateRow<'a> {
 ///
 /// # Errors
 /// When `out` refuses.
-pub fn encode_to(
+pub fn encode(
     mut out: impl Write + Seek,
     table: &Table,
     region: &str,
@@ -165,16 +165,6 @@ pub fn encode_to(
     out.write_all(&sum.finalize())?;
     out.flush()?;
     Ok(())
-}
-
-/// The bytes of a snapshot of `table`.
-///
-/// # Errors
-/// Never in practice: everything in a table can be written.
-pub fn encode(table: &Table, region: &str, now: OffsetDateTime) -> Result<Vec<u8>, SnapshotError> {
-    let mut bytes = io::Cursor::new(Vec::new());
-    encode_to(&mut bytes, table, region, now)?;
-    Ok(bytes.into_inner())
 }
 
 /// The snapshot in `bytes`.
@@ -253,7 +243,7 @@ pub fn write(
 ) -> Result<(), SnapshotError> {
     let new = beside(path, "new");
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    encode_to(&file, table, region, now)?;
+    encode(&file, table, region, now)?;
     file.sync_all()?;
     match fs::rename(path, beside(path, "previous")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -380,7 +370,9 @@ mod tests {
     }
 
     fn bytes() -> Vec<u8> {
-        encode(&table(), "r", OffsetDateTime::UNIX_EPOCH).expect("encodes")
+        let mut bytes = io::Cursor::new(Vec::new());
+        encode(&mut bytes, &table(), "r", OffsetDateTime::UNIX_EPOCH).expect("encodes");
+        bytes.into_inner()
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod head;
 mod sending;
 
 use body::{Decoder, Step};
-pub use head::AnswerHead;
+use head::AnswerHead;
 use sending::Sending;
 pub use sending::line;
 
