@@ -2,6 +2,8 @@
 //! proportion (`-malloc_limit_mb`), and what was read is written and read again the same.
 #![no_main]
 
+use std::io::Cursor;
+
 use libfuzzer_sys::fuzz_target;
 use router::snapshot::{decode, encode};
 use sha2::{Digest, Sha256};
@@ -15,8 +17,9 @@ fuzz_target!(|payload: &[u8]| {
     bytes.extend(Sha256::digest(payload));
     bytes.extend(payload);
     let Ok(first) = decode(&bytes, REGION) else { return };
-    let written = encode(&first.table, REGION, first.taken_at).expect("is written");
-    let second = decode(&written, REGION).expect("is read again");
+    let mut written = Cursor::new(Vec::new());
+    encode(&mut written, &first.table, REGION, first.taken_at).expect("is written");
+    let second = decode(written.get_ref(), REGION).expect("is read again");
     assert_eq!(second.table.len(), first.table.len());
     assert_eq!(second.taken_at, first.taken_at);
 });
