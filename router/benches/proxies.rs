@@ -1,7 +1,7 @@
 //! The router beside nginx, HAProxy and Caddy, in one run: CPU time of the proxy for one request, as
-//! the best of several rounds that take turns. Run by hand, on a machine that is otherwise quiet:
+//! the median of what rounds say in which all take turns: the machine's own moods outlast a round. Run by hand, on a machine that is otherwise quiet:
 //! `cargo bench -p router --bench proxies`. Needs nginx, wrk and h2load (nghttp2-client); haproxy and
-//! caddy are measured when they are there.
+//! caddy are measured when they are there. `-- h1` (or `h2`, `new`) for one kind of load only.
 //!
 //! Every proxy has one thread, pinned to core 0; the load and the instance (an nginx that answers
 //! 1 KiB from memory) are on core 1. All have an ECDSA P-256 certificate and TLS 1.3. The router has
@@ -23,8 +23,8 @@ use std::{
 use programs::{Group, HOST, backend_conf, free_port, installed, others, write};
 use snapshot::{Makers, Named, start, table};
 
-const ROUNDS: usize = 5;
-const SECONDS: &str = "2";
+const ROUNDS: usize = 15;
+const SECONDS: &str = "1";
 
 /// CPU seconds of all processes of a group.
 fn cpu_seconds(group: u32) -> f64 {
@@ -99,10 +99,13 @@ fn main() {
     for proxy in &proxies {
         answers(proxy);
     }
-    for (case, load) in
-        [("keep-alive h1", Load::KeepAlive), ("h2", Load::Http2), ("new connections", Load::New)]
-    {
-        measure(case, load, &proxies);
+    let loads =
+        [("keep-alive h1", Load::KeepAlive), ("h2", Load::Http2), ("new connections", Load::New)];
+    let wanted = std::env::args().skip(1).find(|text| !text.starts_with('-'));
+    for (case, load) in loads {
+        if wanted.as_ref().is_none_or(|wanted| case.contains(wanted.as_str())) {
+            measure(case, load, &proxies);
+        }
     }
 }
 
@@ -114,21 +117,33 @@ enum Load {
 }
 
 fn measure(case: &str, load: Load, proxies: &[Proxy]) {
-    let mut best: BTreeMap<&str, f64> = BTreeMap::new();
-    for _ in 0..ROUNDS {
-        for proxy in proxies {
+    let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        // Each comes first as often as the others.
+        for number in 0..proxies.len() {
+            let proxy = &proxies[(round + number) % proxies.len()];
             let before = cpu_seconds(proxy.group);
             let requests = run(load, proxy.port);
             let micros = (cpu_seconds(proxy.group) - before) * 1e6 / requests;
-            let known = best.entry(proxy.name).or_insert(f64::MAX);
-            *known = known.min(micros);
+            all.entry(proxy.name).or_default().push(micros);
         }
     }
     println!("{case}:");
-    let nginx = best.get("nginx").copied().unwrap_or(f64::NAN);
-    for (name, micros) in &best {
-        println!("  {name:14} {micros:7.2} us of CPU for a request, {:.2} x nginx", micros / nginx);
+    let nginx = all.get("nginx").cloned().unwrap_or_default();
+    for (name, micros) in &all {
+        let ratios = micros.iter().zip(&nginx).map(|(micros, nginx)| micros / nginx).collect();
+        let [low, ratio, high] = quartiles(ratios);
+        let [_, micros, _] = quartiles(micros.clone());
+        println!(
+            "  {name:14} {micros:7.2} us of CPU for a request, {ratio:.2} x nginx \
+             (half of the rounds {low:.2} to {high:.2})"
+        );
     }
+}
+
+fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values.get(values.len() * quarter / 4).copied().unwrap_or(f64::NAN))
 }
 
 /// How many requests were answered.
