@@ -138,7 +138,7 @@ fn shown(challenge: Option<&Arc<Challenge>>) -> Response<Full<Bytes>> {
 
 /// Why the router should get no requests; none when it should.
 pub fn unready(edge: &Edge) -> Option<String> {
-    if edge.stopping.is_cancelled() {
+    if edge.is_stopping() {
         return Some("the router is stopping".to_owned());
     }
     if edge.routes.is_loaded() && edge.freshness.was_asked() {

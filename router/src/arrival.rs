@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use rustls::{ServerConfig, sign::CertifiedKey};
+use rustls::sign::CertifiedKey;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
@@ -18,7 +18,7 @@ use crate::{
     listener::patient::{Patient, WatchClient},
     proxy_protocol::{self, Header},
     record::{Client, Way},
-    tls::{self, HandshakeError, Secured, hello::Hello},
+    tls::{self, HandshakeError, Handshakes, Secured, hello::Hello},
 };
 
 /// Which peers speak for others.
@@ -155,7 +155,7 @@ pub async fn tls(
     edge: &Edge,
     mut stream: TcpStream,
     visitor: Visitor,
-    configuration: Arc<ServerConfig>,
+    handshakes: &Handshakes,
 ) -> Result<Arrived, NotTaken> {
     if !visitor.admission.may_shake_hands(Instant::now()) {
         return Err(NotTaken::TooManyHandshakes);
@@ -183,7 +183,7 @@ pub async fn tls(
             let server_name = hello.server_name.clone();
             let gone = Arc::new(WatchClient::default());
             let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
-            let secured = tls::secure(stream, hello, configuration, deadline).await?;
+            let secured = tls::secure(stream, hello, handshakes, deadline).await?;
             let client = Client::new(visitor, server_name, true, gone);
             Ok(Arrived::Here(Box::new(secured), Arc::new(client)))
         }

@@ -18,7 +18,7 @@ mod events;
 pub mod headers;
 mod refusal;
 mod relay;
-mod tunnel;
+pub mod tunnel;
 mod websocket;
 pub mod upload;
 
@@ -26,6 +26,7 @@ use answer::{AnswerBody, Stream};
 use client_body::ClientBody;
 use headers::Stamp;
 use refusal::Refusal;
+use tunnel::Agreed;
 use upload::{RequestBody, Upload, announced_bytes};
 
 use crate::{
@@ -80,7 +81,8 @@ pub async fn forward(
     }
     let websocket = body.is_end_stream()
         && headers::asks_for_websocket(&head.method, head.version, &head.headers);
-    let client_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket);
+    // Who answers the connection takes the stream itself when hyper is done with it.
+    let may_switch = head.extensions.remove::<OnUpgrade>().is_some() && websocket;
     headers::clean_request(&mut head.headers);
     let upload =
         (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes, edge.limits.sending()));
@@ -92,7 +94,7 @@ pub async fn forward(
         hostname: Arc::clone(&route.hostname),
         head,
         upload,
-        websocket: client_upgrade.is_some(),
+        websocket: may_switch,
         deadline: Instant::now() + CONNECT_PATIENCE,
         fenced_pause: FENCED_FIRST_PAUSE,
     };
@@ -100,7 +102,7 @@ pub async fn forward(
     if let Some(upload) = &forwarding.upload {
         upload.forget();
     }
-    forwarding.answer(response, connection, client_upgrade, record)
+    forwarding.answer(response, connection, record)
 }
 
 impl Forwarding<'_> {
@@ -366,19 +368,17 @@ impl Forwarding<'_> {
         &self,
         response: Response<()>,
         connection: Connection,
-        client_upgrade: Option<OnUpgrade>,
         record: &mut Record,
     ) -> Forwarded {
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched {
-            let (Some(client), true) = (client_upgrade, headers::is_websocket(response.headers()))
-            else {
+            if !(self.websocket && headers::is_websocket(response.headers())) {
                 tracing::warn!(host = %self.hostname, "the instance switched to what nobody asked for");
                 return Err(Reason::UpstreamFailed);
-            };
+            }
             if let Some(site) = &record.site {
-                let instance = connection.into_tunnel();
-                tunnel::begin(self.edge, client, instance, site, record.in_flight.take());
+                let (instance, said) = connection.into_tunnel();
+                self.client.switch(Agreed::new(instance, said, site, record.in_flight.take()));
             }
             let (mut head, ()) = response.into_parts();
             headers::clean_answer(&mut head.headers, &record.id, None, true);

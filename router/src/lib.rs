@@ -38,7 +38,10 @@ pub mod telemetry;
 pub mod traces;
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -108,8 +111,10 @@ pub struct Edge {
     pub https_port: u16,
     /// Connections and requests; stopping waits for them.
     pub tasks: TaskTracker,
-    /// Cancelled when the router is told to stop.
+    /// Cancelled by [`Edge::stop`].
     pub stopping: CancellationToken,
+    // The same for whoever asks at every request: asking the token takes a lock.
+    is_stopping: AtomicBool,
     /// Cancelled when another router has taken this one's place.
     pub replaced: CancellationToken,
     /// Cancelled when the drain time is about to be over: what has no end of its own ends now.
@@ -118,6 +123,17 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// Tells the router to stop.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.stopping.cancel();
+    }
+
+    /// Whether it was told so.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Returns a while after the router was told to stop. Until then a connection without a request
     /// is kept: its client may be sending one, and closing then would lose it.
     pub async fn told_to_go(&self) {

@@ -6,14 +6,16 @@ use std::{
     os::unix::net::{self as unix, UnixStream},
     path::Path,
     pin::pin,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
 use anyhow::Context as _;
 use control_types::seal::KeyRing;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rustls::ServerConfig;
 use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -42,7 +44,7 @@ use crate::{
     snapshot,
     sockets::{self, Listener, Predecessor},
     telemetry::{self, Metrics},
-    tls,
+    tls::{self, Handshakes},
     traces::{self, Traces},
     upstream::{self, Upstreams, relay::Relays},
     watchdog,
@@ -62,7 +64,7 @@ pub struct Router {
     ring: KeyRing,
     database: PgConnectOptions,
     metrics: PrometheusHandle,
-    tls: Arc<ServerConfig>,
+    handshakes: Handshakes,
     https: TcpListener,
     http3: Option<http3::door::Door>,
     http: TcpListener,
@@ -130,6 +132,7 @@ impl Router {
             https_port: https.local_addr()?.port(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            is_stopping: AtomicBool::new(false),
             replaced: CancellationToken::new(),
             farewell: CancellationToken::new(),
             linger: OnceLock::new(),
@@ -150,7 +153,7 @@ impl Router {
             ring,
             database,
             metrics,
-            tls,
+            handshakes: Handshakes::new(&tls),
             https,
             http3,
             http,
@@ -168,7 +171,7 @@ impl Router {
     /// When the ready file cannot be written, or a part of the router ends by itself.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let ready = self.ready()?;
-        let Self { edge, config, tls, https, http3, http, admin, passthrough, .. } = self;
+        let Self { edge, config, handshakes, https, http3, http, admin, passthrough, .. } = self;
         let predecessor = self.predecessor;
         let private = tokio::net::TcpListener::from_std(admin.try_clone()?)?;
         let sibling = self.sibling.map(UnixListener::from_std).transpose()?;
@@ -179,9 +182,9 @@ impl Router {
         let mut background = background(&edge, &config, source, self.metrics.clone(), sibling);
         self.exporter.map(|exporter| background.spawn(exporter.run()));
         let speaks = [
-            (Some(&https), Speaks::Https(Arc::clone(&tls))),
+            (Some(&https), Speaks::Https(handshakes.clone())),
             (Some(&http), Speaks::Http),
-            (passthrough.as_ref(), Speaks::Passed(tls)),
+            (passthrough.as_ref(), Speaks::Passed(handshakes)),
         ];
         let doors = doors(&edge.limits, speaks)?;
         if predecessor.is_some() {
@@ -402,7 +405,7 @@ async fn drain(edge: &Edge, config: &Config, replaced: bool) {
     if replaced {
         edge.replaced.cancel();
     }
-    edge.stopping.cancel();
+    edge.stop();
     edge.tasks.close();
     let farewell = FAREWELL.min(config.drain / 4);
     let mut finished = timeout(config.drain - farewell, edge.tasks.wait()).await;

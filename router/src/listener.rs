@@ -2,7 +2,6 @@
 //! the router stops. Then it finishes what is in flight and takes nothing new.
 
 use std::{
-    convert::Infallible,
     future::Future,
     io,
     net::SocketAddr,
@@ -13,14 +12,8 @@ use std::{
     },
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -31,19 +24,21 @@ use tokio::{
 use crate::{
     Edge,
     arrival::{self, Arrived, Entrance, NotTaken},
-    forward::answer::AnswerBody,
-    limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES, MAX_HEADER_LIST_BYTES, MAX_STREAMS},
+    limits::{MAX_HEADER_LIST_BYTES, MAX_STREAMS},
     passthrough::{self, Carrying},
     record::Client,
     request,
     site_traffic::SiteConnection,
-    tls::HandshakeError,
+    tls::{HandshakeError, Handshakes},
 };
 
+mod http1;
 pub mod patient;
+mod rarely;
 pub mod stall;
 
 use patient::{Patient, WatchClient};
+use rarely::Rarely;
 
 /// How long accepting pauses when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -91,9 +86,9 @@ impl Door<std::net::TcpListener> {
 #[derive(Clone, Debug)]
 pub enum Speaks {
     /// HTTP over TLS: everything.
-    Https(Arc<ServerConfig>),
+    Https(Handshakes),
     /// The same, passed on by other regions' routers.
-    Passed(Arc<ServerConfig>),
+    Passed(Handshakes),
     /// Plain HTTP: redirects only.
     Http,
 }
@@ -174,18 +169,18 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
         Ok(visitor) => visitor,
         Err(not_taken) => return refused(&edge, peer, &not_taken),
     };
-    let configuration = match speaks {
+    let handshakes = match speaks {
         Speaks::Http => {
             let gone = Arc::new(WatchClient::default());
             let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
             let client = Arc::new(Client::new(visitor, None, false, gone));
-            return Box::pin(http1(&edge, stream, client, request::redirect)).await;
+            return Box::pin(http1::serve(&edge, stream, client, request::redirect)).await;
         }
-        Speaks::Https(configuration) | Speaks::Passed(configuration) => configuration,
+        Speaks::Https(handshakes) | Speaks::Passed(handshakes) => handshakes,
     };
     // Each stage is on the heap for as long as it lasts: a connection is idle for most of its life, and
     // what its handshake took is gone then.
-    match Box::pin(arrival::tls(&edge, stream, visitor, configuration)).await {
+    match Box::pin(arrival::tls(&edge, stream, visitor, &handshakes)).await {
         Err(not_taken) => refused(&edge, peer, &not_taken),
         Ok(Arrived::Proved) => {
             tracing::info!(client = %peer.ip(), "showed a challenge's certificate");
@@ -199,7 +194,7 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
             if secured.http2 {
                 Box::pin(http2(&edge, secured.stream, client)).await;
             } else {
-                Box::pin(http1(&edge, secured.stream, client, request::answer)).await;
+                Box::pin(http1::serve(&edge, secured.stream, client, request::answer)).await;
             }
         }
     }
@@ -237,39 +232,6 @@ pub(crate) fn share(edge: &Edge, client: &Client) -> Result<Option<SiteConnectio
     }
 }
 
-async fn http1<S, H, F>(edge: &Arc<Edge>, stream: S, client: Arc<Client>, handler: H)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Arc<Edge>, Arc<Client>, Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<AnswerBody>, Infallible>> + Send,
-{
-    let Ok(_share) = share(edge, &client) else { return };
-    let (handler, of) = (&handler, &client);
-    let service = service_fn(|request| async move {
-        let mut answer = handler(Arc::clone(edge), Arc::clone(of), request).await?;
-        if edge.stopping.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // So that the client sends its next request over a connection of the next router.
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        Ok::<_, Infallible>(answer)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let outcome = tokio::select! {
-        outcome = &mut connection => outcome,
-        () = either(edge.told_to_go(), client.sent_away()) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended(&client, outcome);
-}
-
 async fn http2<S>(edge: &Arc<Edge>, stream: S, client: Arc<Client>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -295,12 +257,14 @@ where
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let mut end = Rarely::new(either(
+        either(edge.told_to_go(), client.sent_away()),
+        activity.idle(edge.limits.idle()),
+    ));
     let outcome = tokio::select! {
+        biased;
         outcome = &mut connection => outcome,
-        () = either(
-            either(edge.told_to_go(), client.sent_away()),
-            activity.idle(edge.limits.idle()),
-        ) => {
+        () = &mut end => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 outcome = connection => outcome,

@@ -1,7 +1,10 @@
 //! What is remembered of one request until its answer is over: then it is counted and logged, also
 //! when the client left early.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use time::OffsetDateTime;
@@ -14,7 +17,7 @@ use crate::{
     Edge,
     access_log::{Line, without_secrets},
     arrival::Visitor,
-    forward::upload::Upload,
+    forward::{tunnel::Agreed, upload::Upload},
     limits::addresses::Admission,
     listener::patient::WatchClient,
     rejection::Reason,
@@ -54,6 +57,7 @@ pub struct Client {
     /// Whether somebody waits for the client to leave.
     pub gone: Arc<WatchClient>,
     leaving: Notify,
+    switched: Mutex<Option<Box<Agreed>>>,
 }
 
 impl Client {
@@ -75,12 +79,23 @@ impl Client {
             admission,
             gone,
             leaving: Notify::new(),
+            switched: Mutex::default(),
         }
     }
 
     /// Closes the connection after the requests that are on it: the next one is better made anew.
     pub fn send_away(&self) {
         self.leaving.notify_one();
+    }
+
+    /// The connection becomes a WebSocket once the answer is out.
+    pub fn switch(&self, agreed: Agreed) {
+        *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(agreed));
+    }
+
+    /// What the connection became, if it did.
+    pub fn switched(&self) -> Option<Box<Agreed>> {
+        self.switched.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Waits until [`Client::send_away`].
@@ -141,6 +156,7 @@ impl Record {
         version: Version,
     ) -> Box<Self> {
         edge.metrics.in_flight.increment(1.0);
+        client.gone.request_begins();
         Box::new(Self {
             id: request_id::next(),
             method: method.clone(),
@@ -302,6 +318,7 @@ impl Drop for Record {
         let metrics = &self.edge.metrics;
         let duration = self.begun.elapsed();
         metrics.in_flight.decrement(1.0);
+        self.client.gone.request_ends();
         metrics.answered(self.status);
         metrics.request_seconds.record(duration.as_secs_f64());
         if let Some(upstream) = self.upstream {

@@ -106,7 +106,7 @@ impl Worker {
                     () = self.cut.cancelled() => return Ok(()),
                     Some(ended) = parts.join_next() => match ended {
                         // The doors close when the router stops; connections go on.
-                        Ok(()) if self.edge.stopping.is_cancelled() => {}
+                        Ok(()) if self.edge.is_stopping() => {}
                         Ok(()) => return Err("a listener ended".to_owned()),
                         Err(error) => return Err(error.to_string()),
                     },

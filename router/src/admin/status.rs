@@ -196,7 +196,7 @@ fn own_status(edge: &Edge) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         process_id: std::process::id(),
         uptime_secs: now.duration_since(edge.begun).as_secs(),
-        stopping: edge.stopping.is_cancelled(),
+        stopping: edge.is_stopping(),
         table: Table {
             age_secs: edge.freshness.age_seconds(),
             problem: edge.freshness.problem(),

@@ -13,8 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     time::{Duration, interval, timeout},
@@ -36,36 +34,44 @@ const CHECKS: u32 = 4;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Begins the tunnel as a task of its own; it starts when the client has switched too. The request is
-/// counted until the tunnel is.
-pub fn begin(
-    edge: &Arc<Edge>,
-    client: OnUpgrade,
+/// What both sides have agreed on: it begins when the client has got the answer too.
+#[derive(Debug)]
+pub struct Agreed {
     instance: (Transport, Bytes),
-    site: &Arc<Site>,
-    in_flight: Option<InFlight>,
-) {
-    let (inside, site) = (Arc::clone(edge), Arc::clone(site));
-    let tunnel = Tunnel::begin(&site.traffic);
-    drop(in_flight);
-    edge.tasks.spawn(async move {
-        let _tunnel = tunnel;
-        inside.metrics.tunnels.increment(1.0);
-        match client.await {
-            Ok(client) => run(&inside, site, client, instance).await,
-            Err(error) => tracing::debug!(%error, "a WebSocket did not begin"),
-        }
-        inside.metrics.tunnels.decrement(1.0);
-    });
+    site: Arc<Site>,
+    counted: Tunnel,
+}
+
+impl Agreed {
+    /// The instance of `site` has agreed, and `said` so much after it. The request is counted until
+    /// the tunnel is.
+    pub fn new(
+        instance: Transport,
+        said: Bytes,
+        site: &Arc<Site>,
+        in_flight: Option<InFlight>,
+    ) -> Self {
+        let counted = Tunnel::begin(&site.traffic);
+        drop(in_flight);
+        Self { instance: (instance, said), site: Arc::clone(site), counted }
+    }
+
+    /// Passes bytes both ways until one side ends.
+    pub async fn run(self, edge: &Arc<Edge>, client: impl AsyncRead + AsyncWrite) {
+        let Self { instance, site, counted: _counted } = self;
+        edge.metrics.tunnels.increment(1.0);
+        run(edge, site, client, instance).await;
+        edge.metrics.tunnels.decrement(1.0);
+    }
 }
 
 async fn run(
     edge: &Arc<Edge>,
     site: Arc<Site>,
-    client: Upgraded,
+    client: impl AsyncRead + AsyncWrite,
     (instance, said): (Transport, Bytes),
 ) {
-    let (client_reader, client_writer) = split(TokioIo::new(client));
+    let (client_reader, client_writer) = split(client);
     let (instance_reader, instance_writer) = split(instance);
     let instance_reader = io::Cursor::new(said).chain(instance_reader);
     let active = AtomicBool::new(true);

@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
@@ -17,16 +17,31 @@ use tokio::{
     time::{Duration, Instant, Sleep, sleep, sleep_until},
 };
 
+use tokio_rustls::server::TlsStream;
+
 use crate::limits::pace::{Pace, Patience};
 
 /// Less than this in the longest stall is nothing: pings are answered by clients that take nothing.
 const SOME_BYTES: u64 = 4_096;
 
-/// What a request knows of the stream that it came over.
+/// What is known of a client's stream beside it, and what its requests tell it.
 #[derive(Debug, Default)]
 pub struct WatchClient {
     watchers: AtomicU32,
+    read_bytes: AtomicU64,
     written_bytes: AtomicU64,
+    write_waits: AtomicBool,
+    requests_begun: AtomicU64,
+    requests_ended: AtomicU64,
+}
+
+/// What has come from a client so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes as they come in, encrypted or not.
+    pub bytes: u64,
 }
 
 /// Makes the connection end when the client leaves, for as long as it lives.
@@ -39,6 +54,29 @@ impl WatchClient {
     pub fn watch(self: &Arc<Self>) -> Watching {
         self.watchers.fetch_add(1, Ordering::Relaxed);
         Watching(Arc::clone(self))
+    }
+
+    /// A request of the client begins.
+    pub fn request_begins(&self) {
+        self.requests_begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer to a request is over.
+    pub fn request_ends(&self) {
+        self.requests_ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the client has said so far.
+    pub fn heard(&self) -> Heard {
+        let (requests, bytes) = (&self.requests_begun, &self.read_bytes);
+        Heard { requests: requests.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
+    }
+
+    /// Whether a request is in progress, or something is to be written that the client does not take.
+    pub fn is_busy(&self) -> bool {
+        let (begun, ended) = (&self.requests_begun, &self.requests_ended);
+        begun.load(Ordering::Relaxed) != ended.load(Ordering::Relaxed)
+            || self.write_waits.load(Ordering::Relaxed)
     }
 
     /// Ends when the client took next to nothing for `limit`.
@@ -71,6 +109,12 @@ pub trait Leaves {
     fn forget_unsent(&self);
 }
 
+/// A stream that can be waited for without a buffer.
+pub trait Speaks {
+    /// Whether something may have come, or the other end has left. Nothing is read.
+    fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
 impl Leaves for TcpStream {
     fn has_left(&self, cx: &mut Context<'_>) -> bool {
         let ready = pin!(self.ready(Interest::READABLE));
@@ -80,6 +124,25 @@ impl Leaves for TcpStream {
     fn forget_unsent(&self) {
         // When that fails the connection ends later.
         let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+impl Speaks for TcpStream {
+    fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error shows when it is read.
+        self.poll_read_ready(cx).map(drop)
+    }
+}
+
+impl<S: Speaks> Speaks for TlsStream<S> {
+    fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_speaks(cx)
+    }
+}
+
+impl<S: Speaks> Speaks for Patient<S> {
+    fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_speaks(cx)
     }
 }
 
@@ -111,6 +174,7 @@ impl<S: Leaves> Patient<S> {
                 let bytes = bytes(&done);
                 if self.timer.is_some() {
                     self.patience.passed(Instant::now(), bytes);
+                    self.client.write_waits.store(false, Ordering::Relaxed);
                 }
                 self.client.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 return Poll::Ready(Ok(done));
@@ -118,6 +182,7 @@ impl<S: Leaves> Patient<S> {
             Poll::Ready(error) => return Poll::Ready(error),
             Poll::Pending => {}
         }
+        self.client.write_waits.store(true, Ordering::Relaxed);
         let end = self.patience.waits(Instant::now());
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if timer.deadline() != end {
@@ -139,7 +204,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let bytes = buffer.filled().len() - before;
+        if bytes > 0 {
+            self.client.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        outcome
     }
 }
 
@@ -158,7 +229,11 @@ impl<S: AsyncWrite + Leaves + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        // One piece, the usual case, costs the system less as such.
+        let outcome = match data {
+            [piece] => Pin::new(&mut self.stream).poll_write(cx, piece),
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, data),
+        };
         self.watch(cx, outcome, |length| *length)
     }
 

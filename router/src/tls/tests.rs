@@ -71,6 +71,16 @@ fn connect(
     client: &Arc<ClientConfig>,
     name: &str,
 ) -> Result<(HandshakeKind, CertificateDer<'static>), rustls::Error> {
+    let client = connected(server, client, name)?;
+    let shown = client.peer_certificates().and_then(<[_]>::first).expect("was shown one");
+    Ok((client.handshake_kind().expect("is over"), shown.clone()))
+}
+
+fn connected(
+    server: &ServerConfig,
+    client: &Arc<ClientConfig>,
+    name: &str,
+) -> Result<ClientConnection, rustls::Error> {
     let name = ServerName::try_from(name.to_owned()).expect("is a name");
     let mut client = ClientConnection::new(Arc::clone(client), name)?;
     let mut server = ServerConnection::new(Arc::new(server.clone()))?;
@@ -91,8 +101,7 @@ fn connect(
             client.process_new_packets()?;
         }
     }
-    let shown = client.peer_certificates().and_then(<[_]>::first).expect("was shown one");
-    Ok((client.handshake_kind().expect("is over"), shown.clone()))
+    Ok(client)
 }
 
 const BOTH: [&[&rustls::SupportedProtocolVersion]; 2] =
@@ -224,5 +233,46 @@ fn a_session_is_not_resumed_too_late_or_for_another_name() {
         later.ticketer = Arc::new(TooLate);
         let too_late = kind(&later, "www.own.test");
         assert!(matches!(too_late, HandshakeKind::Full), "{too_late:?}");
+    }
+}
+
+#[test]
+fn a_client_gets_aes_128_unless_it_prefers_chacha20() {
+    let region = Region::new();
+    let handshakes = Handshakes::new(&Arc::new(region.router()));
+    for (version, aes256, aes128, chacha20) in [
+        (
+            BOTH[0],
+            suites::TLS13_AES_256_GCM_SHA384,
+            suites::TLS13_AES_128_GCM_SHA256,
+            suites::TLS13_CHACHA20_POLY1305_SHA256,
+        ),
+        (
+            BOTH[1],
+            suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+    ] {
+        for (offered, agreed) in [
+            (vec![aes256, chacha20, aes128], aes128),
+            (vec![chacha20, aes128, aes256], chacha20),
+            (vec![aes256, chacha20], aes256),
+        ] {
+            let provider =
+                CryptoProvider { cipher_suites: offered, ..aws_lc_rs::default_provider() };
+            // What a real client says of another protocol's version, or at random, does not count.
+            let mut said = vec![CipherSuite::Unknown(0x1a1a)];
+            said.extend(provider.cipher_suites.iter().map(|suite| suite.suite()));
+            let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(version)
+                .expect("has versions")
+                .with_root_certificates(region.roots.clone())
+                .with_no_client_auth();
+            client.resumption = Resumption::disabled();
+            let server = handshakes.with(&said);
+            let client = connected(server, &Arc::new(client), PLATFORM).expect("is made");
+            assert_eq!(client.negotiated_cipher_suite(), Some(agreed));
+        }
     }
 }

@@ -88,6 +88,10 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // One piece, the usual case, costs the system less as such.
+        if let [piece] = data {
+            return self.poll_write(cx, piece);
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, data),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, data),
