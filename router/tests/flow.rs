@@ -20,6 +20,8 @@ mod attacks;
 mod hold;
 #[path = "flow/limits.rs"]
 mod limits;
+#[path = "flow/quiet.rs"]
+mod quiet;
 #[path = "flow/slow.rs"]
 mod slow;
 #[path = "flow/slowhttptest.rs"]

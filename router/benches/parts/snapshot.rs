@@ -99,6 +99,8 @@ pub fn certificate(
 pub struct Running {
     pub child: Child,
     pub https: SocketAddr,
+    #[allow(dead_code, reason = "not every benchmark asks")]
+    pub admin: SocketAddr,
 }
 
 impl Drop for Running {
@@ -152,8 +154,9 @@ pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) 
         assert!(begun.elapsed() < PATIENCE, "the router does not start");
         std::thread::sleep(Duration::from_millis(1));
     };
-    let https = ready["https"].as_str().and_then(|text| text.parse().ok()).expect("an address");
-    Running { child, https }
+    let address =
+        |name: &str| ready[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+    Running { child, https: address("https"), admin: address("admin") }
 }
 
 /// A table of some sites.

@@ -66,6 +66,7 @@ where
             // It had begun to say something, slowly: hyper waits on, for the rest of its time.
             continue;
         }
+        let _counted = Quiet::begin(edge);
         tokio::select! {
             () = poll_fn(|cx| stream.stream.poll_speaks(cx)) => {}
             () = either(going.as_mut(), sleep_until(free_since + HEADER_TIMEOUT)) => {
@@ -73,6 +74,22 @@ where
                 return;
             }
         }
+    }
+}
+
+/// A connection that waits without hyper, counted for as long as this lives.
+struct Quiet<'a>(&'a Edge);
+
+impl<'a> Quiet<'a> {
+    fn begin(edge: &'a Edge) -> Self {
+        edge.metrics.quiet_connections.increment(1.0);
+        Self(edge)
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.quiet_connections.decrement(1.0);
     }
 }
 

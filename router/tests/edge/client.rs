@@ -141,6 +141,13 @@ impl Stream {
         String::from_utf8_lossy(&all).into_owned()
     }
 
+    /// Waits until the other end has said goodbye, and not only left.
+    pub async fn read_farewell(&mut self) {
+        let mut byte = [0; 1];
+        let read = timeout(PATIENCE, self.bytes.read(&mut byte)).await.expect("it ends");
+        assert_eq!(read.expect("ends as TLS ends"), 0, "something came after {:?}", self.unread);
+    }
+
     /// Speaks nothing yet, and the router thinks that it is HTTP/2.
     pub async fn raw_http2(
         address: SocketAddr,

@@ -1,0 +1,84 @@
+//! Connections that say nothing for a while: the router keeps no buffers for them, and they go on.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    A,
+    client::{Stream, ask_for_websocket},
+    stack::Stack,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_connection_goes_on_whatever_comes_next() {
+    let mut stack = Stack::start().await;
+    let _a = stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = stack.connect(A).await;
+        ask(&mut client).await;
+        clients.push(client);
+    }
+    // One that never says a word.
+    let mut silent = stack.connect(A).await;
+    quiet(&stack, 5).await;
+    let [mut slow, mut socket, mut gone, mut kept] =
+        <[_; 4]>::try_from(clients).ok().expect("are four");
+
+    // A head in two pieces, with more than a look of the router between them, twice.
+    for half in ["GET /who HT", "GET /who HTTP/1.1\r\nHost: "] {
+        slow.send(half.to_owned()).await;
+        quiet(&stack, 4).await;
+        let whole = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+        // Nobody can see that the router has looked again, so others are waited for.
+        ask(&mut kept).await;
+        quiet(&stack, 4).await;
+        slow.send(whole.strip_prefix(half).expect("begins so").to_owned()).await;
+        slow.read_until("alpha").await;
+        quiet(&stack, 5).await;
+    }
+
+    socket.send(ask_for_websocket(A, "/socket")).await;
+    socket.read_until("101 Switching Protocols").await;
+    for word in ["hello", "again"] {
+        socket.send(word.to_owned()).await;
+        socket.read_until(word).await;
+    }
+
+    // Two requests in one piece.
+    let request = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    gone.send(request.repeat(2)).await;
+    gone.read_until("alpha").await;
+    gone.read_until("alpha").await;
+    quiet(&stack, 4).await;
+    drop(gone);
+    quiet(&stack, 3).await;
+
+    stack.tell_router_to_stop();
+    for client in [&mut slow, &mut kept, &mut silent] {
+        client.read_farewell().await;
+    }
+    drop(socket);
+    assert!(stack.stop_router().await.0);
+}
+
+async fn ask(client: &mut Stream) {
+    client.send(format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n")).await;
+    client.read_until("alpha").await;
+}
+
+/// Waits until so many connections are quiet.
+async fn quiet(stack: &Stack, count: usize) {
+    let (begun, wanted) = (Instant::now(), format!("router_quiet_connections {count}"));
+    loop {
+        let text = stack.admin("/metrics").await;
+        if text.lines().any(|line| line == wanted) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not {wanted}: {text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
