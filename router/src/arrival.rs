@@ -127,7 +127,7 @@ pub async fn whose(
 /// What becomes of a TLS connection.
 pub enum Arrived {
     /// It is answered here.
-    Here(Box<Secured<Patient<TcpStream>>>, Arc<Client>),
+    Here(Secured<Patient<TcpStream>>, Arc<Client>),
     /// It was a certificate authority, and has seen what it came for.
     Proved,
     /// It goes on to a router of this region.
@@ -185,7 +185,7 @@ pub async fn tls(
             let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
             let secured = tls::secure(stream, hello, handshakes, deadline).await?;
             let client = Client::new(visitor, server_name, true, gone);
-            Ok(Arrived::Here(Box::new(secured), Arc::new(client)))
+            Ok(Arrived::Here(secured, Arc::new(client)))
         }
     }
 }

@@ -65,8 +65,8 @@ pub enum HandshakeError {
 
 /// A connection after its handshake.
 pub struct Secured<S> {
-    /// The stream of plain bytes.
-    pub stream: TlsStream<S>,
+    /// The stream of plain bytes; on the heap, since it goes from hand to hand.
+    pub stream: Box<TlsStream<S>>,
     /// Whether HTTP/2 was agreed on.
     pub http2: bool,
 }
@@ -156,7 +156,7 @@ where
     let start = StartHandshake::from_parts(hello.accepted, stream);
     let stream = in_time(deadline, start.into_stream(configuration)).await?;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(PROTOCOLS[0]);
-    Ok(Secured { stream, http2 })
+    Ok(Secured { stream: Box::new(stream), http2 })
 }
 
 /// Shows a certificate authority the certificate of its challenge, and nothing else: the connection

@@ -140,6 +140,12 @@ impl<S: Speaks> Speaks for TlsStream<S> {
     }
 }
 
+impl<S: Speaks> Speaks for Box<S> {
+    fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_speaks(cx)
+    }
+}
+
 impl<S: Speaks> Speaks for Patient<S> {
     fn poll_speaks(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.poll_speaks(cx)
