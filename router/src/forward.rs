@@ -35,7 +35,7 @@ use crate::{
         ANSWER_TIMEOUT, CONNECT_PATIENCE, FENCED_FIRST_PAUSE, FENCED_LONGEST_PAUSE, MAX_RETRIES,
         REFRESH_PATIENCE,
     },
-    record::{Client, Record},
+    record::{Client, Record, Way},
     rejection::Reason,
     route_table::{Route, Site},
     upstream::{Connection, SendError, Wanted},
@@ -77,7 +77,9 @@ pub async fn forward(
     let websocket = body.is_end_stream()
         && headers::asks_for_websocket(&head.method, head.version, &head.headers);
     let client_upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket);
-    headers::clean_request(&mut head.headers);
+    // Without a collector this router says nothing of traces, but a router that relays may have.
+    let traced = edge.traces.is_some() || client.way == Way::Relayed;
+    headers::clean_request(&mut head.headers, traced);
     let upload =
         (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes, edge.limits.sending()));
     record.upload.clone_from(&upload);
@@ -244,7 +246,6 @@ impl Forwarding<'_> {
             generation: &site.generation_header,
             websocket: self.websocket,
             relayed: self.is_elsewhere(site),
-            traced: self.edge.traces.is_some(),
         };
         headers::write(to, &self.head.headers, &stamp);
     }
