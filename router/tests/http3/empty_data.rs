@@ -1,5 +1,5 @@
-//! A DATA frame may be empty (RFC 9114 section 7.2.1), and says nothing then. By hand: the client's
-//! library would not send it.
+//! DATA frames with nothing in them, which say nothing (RFC 9114 section 7.2.1), and with next to
+//! nothing. By hand: the client's library would not send them.
 
 use quinn::{RecvStream, SendStream, VarInt};
 
@@ -11,8 +11,10 @@ const LONG_NOTHING: [u8; 6] = [0x40, 0x00, 0x80, 0x00, 0x00, 0x00];
 const FRAME_UNEXPECTED: u32 = 0x105;
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).expect("is short");
-    let mut frame = vec![kind, 0x40, length];
+    let length = u16::try_from(payload.len()).expect("is short");
+    assert!(length < 0x4000, "fits into two bytes");
+    let mut frame = vec![kind];
+    frame.extend((length | 0x4000).to_be_bytes());
     frame.extend(payload);
     frame
 }
@@ -109,4 +111,36 @@ async fn empty_data_is_nothing() {
         panic!("closed without a word")
     };
     assert_eq!(close.error_code, VarInt::from_u32(FRAME_UNEXPECTED));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_body_in_crumbs_fills_no_memory() {
+    const CRUMBS: usize = 20_000;
+    const BESIDE: usize = 1_100;
+    let stack = Stack::start_with_http3(serde_json::json!({})).await;
+    let a = stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+    let client = connect(&stack, A).await;
+    assert_eq!(body_of_nothing(&client).await, "");
+    // The instance counts what came, and answers at the end; a frame that nobody needs is beside each
+    // byte.
+    let before = stack.resident_bytes();
+    let crumb = [data("x"), frame(0x21, &[0; BESIDE])].concat();
+    let (mut send, receive) = begin(&client, &[&head("/sink", None)]).await;
+    for _ in 0..CRUMBS {
+        send.write_all(&crumb).await.expect("writes");
+    }
+    while a.instance.sunk_bytes() < CRUMBS as u64 {
+        tokio::task::yield_now().await;
+    }
+    let grown = stack.resident_bytes().saturating_sub(before);
+    assert!(grown < (CRUMBS * BESIDE / 2) as u64, "{grown} bytes are kept");
+    send.finish().expect("ends");
+    assert_eq!(body(receive).await, CRUMBS.to_string());
+}
+
+async fn body_of_nothing(client: &Http3) -> String {
+    let (mut send, receive) = begin(client, &[&head("/echo", None)]).await;
+    send.finish().expect("ends");
+    body(receive).await
 }
