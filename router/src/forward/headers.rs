@@ -84,7 +84,10 @@ pub fn clean_request(headers: &mut HeaderMap, traced: bool) {
     // Most requests have nothing to remove, and no line twice.
     if headers.keys().any(unwanted) {
         let trailers = has_token(headers, &TE, "trailers");
-        remove_connection_named(headers, &[HOST, CONTENT_LENGTH]);
+        // What is left of traces is this router's word.
+        remove_connection_named(headers, |name| {
+            *name == HOST || *name == CONTENT_LENGTH || traces::is_context(name)
+        });
         remove_names(headers, unwanted);
         if trailers {
             headers.insert(TE, TRAILERS);
@@ -129,7 +132,7 @@ pub fn clean_answer(
 ) {
     let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_of_upstream(name);
     if headers.keys().any(unwanted) {
-        remove_connection_named(headers, &[CONTENT_LENGTH]);
+        remove_connection_named(headers, |name| *name == CONTENT_LENGTH);
         remove_names(headers, unwanted);
     }
     headers.insert(REQUEST_ID, request_id.clone());
@@ -199,7 +202,7 @@ fn is_of_upstream(name: &HeaderName) -> bool {
 }
 
 /// RFC 9110 section 7.6.1. What frames and routes the message stays, whatever the client names.
-fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
+fn remove_connection_named(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     if !headers.contains_key(CONNECTION) {
         return;
     }
@@ -208,7 +211,7 @@ fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
     let named: Vec<HeaderName> = tokens(headers.get_all(CONNECTION))
         .filter(|token| !says(token, "close") && !says(token, "keep-alive"))
         .filter_map(|token| token.parse::<HeaderName>().ok())
-        .filter(|name| !kept.contains(name))
+        .filter(|name| !kept(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -290,8 +293,12 @@ mod tests {
 
     #[test]
     fn only_routers_say_to_which_trace_a_request_belongs() {
-        let lines = [("accept", "*/*"), ("TraceParent", "00-1-2-01"), ("tracestate", "vendor=1")];
-        let mut headers = map(&lines);
+        let mut headers = map(&[
+            ("accept", "*/*"),
+            ("connection", "traceparent"),
+            ("TraceParent", "00-1-2-01"),
+            ("tracestate", "vendor=1"),
+        ]);
         clean_request(&mut headers, true);
         assert_eq!(names(&headers), ["accept", "traceparent", "tracestate"]);
         clean_request(&mut headers, false);
