@@ -54,6 +54,35 @@ fn rust_files_say_what_they_are_for_and_are_short() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// What lies in the project's root: whatever else is there came by accident.
+const TOP: &[&str] = &[
+    ".ci",
+    ".config",
+    ".gitignore",
+    ".sqlx",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "clippy.toml",
+    "migrations",
+    "ops",
+    "provisioner",
+    "router",
+    "rustfmt.toml",
+    "tenant-app",
+    "tests",
+];
+
+#[test]
+fn nothing_strange_lies_at_the_top() {
+    let strange: Vec<_> = files("*")
+        .into_iter()
+        .filter(|name| !TOP.contains(&name.split('/').next().unwrap_or(name)))
+        .collect();
+    assert!(strange.is_empty(), "not part of the project: {strange:?}");
+}
+
 /// Who may depend on whom: a crate, and all of ours that it may name.
 const EDGES: &[(&str, &[&str])] = &[
     ("migrations/control-types", &[]),

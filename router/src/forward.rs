@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 pub mod answer;
 pub mod client_body;
+mod connection;
 mod events;
 pub mod headers;
 mod refusal;
@@ -33,18 +34,13 @@ use crate::{
     Edge, hold,
     limits::{
         ANSWER_TIMEOUT, CONNECT_PATIENCE, FENCED_FIRST_PAUSE, FENCED_LONGEST_PAUSE, MAX_RETRIES,
-        REFRESH_PATIENCE, START_PATIENCE,
+        REFRESH_PATIENCE,
     },
-    record::{Client, Record},
+    record::{Client, Record, Way},
     rejection::Reason,
     route_table::{Route, Site},
-    upstream::{ConnectError, Connection, SendError, Wanted},
+    upstream::{Connection, SendError, Wanted},
 };
-
-/// The first pause before connecting again.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// One request on its way.
 struct Forwarding<'a> {
@@ -83,7 +79,9 @@ pub async fn forward(
         && headers::asks_for_websocket(&head.method, head.version, &head.headers);
     // Who answers the connection takes the stream itself when hyper is done with it.
     let may_switch = head.extensions.remove::<OnUpgrade>().is_some() && websocket;
-    headers::clean_request(&mut head.headers);
+    // Without a collector this router says nothing of traces, but a router that relays may have.
+    let traced = edge.traces.is_some() || client.way == Way::Relayed;
+    headers::clean_request(&mut head.headers, traced);
     let upload =
         (!body.is_end_stream()).then(|| Upload::new(body, limit_bytes, edge.limits.sending()));
     record.upload.clone_from(&upload);
@@ -198,85 +196,6 @@ impl Forwarding<'_> {
         Reason::UpstreamFailed
     }
 
-    /// A connection to the instance of the site as it is now. Waits while the instance restarts and
-    /// while the site has none; nothing was sent so far.
-    async fn connection(&self, site: &mut Arc<Site>, wanted: Wanted) -> Result<Connection, Reason> {
-        let mut pause = FIRST_PAUSE;
-        // Since when nobody listens.
-        let mut since = None;
-        loop {
-            if self.is_elsewhere(site) {
-                return Box::pin(self.relay(site)).await;
-            }
-            let Some(pool) = site.upstream.clone() else {
-                since.get_or_insert_with(Instant::now);
-                let patience = self.patience(START_PATIENCE)?;
-                let arrived = |route: &Route| route.site.upstream.is_some();
-                Box::pin(self.update(site, patience, arrived)).await?;
-                if site.upstream.is_none() {
-                    return Err(Reason::Starting);
-                }
-                continue;
-            };
-            match pool.connection(&self.edge.upstreams, wanted).await {
-                Ok(mut connection) => {
-                    if let Some(since) = since {
-                        connection.waits.get_or_insert_default().start = Some(since.elapsed());
-                    }
-                    return Ok(connection);
-                }
-                Err(ConnectError::Busy(_)) => return Err(Reason::Busy),
-                Err(ConnectError::Failing(_)) => {
-                    self.edge.routes.nudge();
-                    self.edge.metrics.fast_failures.increment(1);
-                    return Err(Reason::Starting);
-                }
-                Err(ConnectError::NotListening(..)) => {
-                    since.get_or_insert_with(Instant::now);
-                    let version = site.version;
-                    self.edge.routes.nudge();
-                    let patience = self.patience(pause).inspect_err(|_| {
-                        pool.breaker.failed_for_long(Instant::now());
-                    })?;
-                    let newer = |route: &Route| route.site.version > version;
-                    Box::pin(self.update(site, patience, newer)).await?;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(error @ ConnectError::Failed(..)) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(site.id = %site.id, error, "an instance cannot be reached");
-                    return Err(Reason::UpstreamFailed);
-                }
-            }
-        }
-    }
-
-    /// `wanted`, or what is left until the request is given up.
-    fn patience(&self, wanted: Duration) -> Result<Duration, Reason> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(Reason::Starting) } else { Ok(wanted.min(left)) }
-    }
-
-    /// Waits for the route to become as wished, and takes it as it then is.
-    async fn update(
-        &self,
-        site: &mut Arc<Site>,
-        patience: Duration,
-        arrived: impl Fn(&Route) -> bool,
-    ) -> Result<(), Reason> {
-        let route = self.edge.routes.wait_for(&self.hostname, patience, arrived).await;
-        match route.map(|route| route.site) {
-            // The hostname went to another site; what was asked was not asked of that one.
-            None => Err(Reason::UnknownHost),
-            Some(now) if now.id != site.id => Err(Reason::Relocating),
-            Some(now) => {
-                check_state(&now)?;
-                *site = now;
-                Ok(())
-            }
-        }
-    }
-
     /// The site after a refusal: a newer version of it, or no answer.
     async fn refresh(
         &self,
@@ -329,7 +248,6 @@ impl Forwarding<'_> {
             generation: &site.generation_header,
             websocket: self.websocket,
             relayed: self.is_elsewhere(site),
-            traced: self.edge.traces.is_some(),
         };
         headers::write(to, &self.head.headers, &stamp);
     }

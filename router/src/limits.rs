@@ -63,7 +63,7 @@ pub const MAX_RELAYED_REQUESTS: usize = 64;
 
 /// An instance must accept a connection within this.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long connecting is tried again while an instance restarts.
+/// How long connecting is tried again while an instance restarts or cannot be reached.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// An instance must have begun its answer within this after the whole request was sent.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -5,7 +5,6 @@
 use std::{
     cell::Cell,
     future::poll_fn,
-    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,7 +18,6 @@ use http::{Method, Response};
 use http_body::{Frame, SizeHint};
 use metrics::Counter;
 use tokio::{
-    net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Duration, Instant, timeout},
 };
@@ -27,17 +25,19 @@ use tokio::{
 use crate::{
     forward::upload::RequestBody,
     limits::{
-        CONNECT_TIMEOUT, MAX_IDLE_UPSTREAM_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE,
+        MAX_IDLE_UPSTREAM_CONNECTIONS, UPSTREAM_IDLE_TIMEOUT, UPSTREAM_MAX_AGE,
         UPSTREAM_QUEUE_TIMEOUT,
     },
 };
 
 mod breaker;
+mod connect;
 pub mod http1;
 pub mod relay;
 pub mod transport;
 
 pub use breaker::Breaker;
+pub use connect::ConnectError;
 use http1::{Exchange, ExchangeError};
 use transport::Transport;
 
@@ -90,23 +90,6 @@ pub enum Wanted {
     Open,
     /// A new one.
     New,
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Nobody listens: the instance is between two lives, or its socket is not there yet.
-    #[error("nobody listens at {0}")]
-    NotListening(Upstream, #[source] io::Error),
-    /// It failed again and again a moment ago.
-    #[error("{0} could not be reached a moment ago")]
-    Failing(Upstream),
-    /// All connections are in use.
-    #[error("all connections to {0} are in use")]
-    Busy(Upstream),
-    /// Anything else.
-    #[error("cannot connect to {0}")]
-    Failed(Upstream, #[source] io::Error),
 }
 
 /// Why there is no answer.
@@ -213,7 +196,7 @@ impl Pool {
         match &outcome {
             Ok(_) => self.breaker.succeeded(),
             // Somebody who waits decides when that is for too long.
-            Err(ConnectError::NotListening(..)) => {}
+            Err(ConnectError::Unreachable(..)) => {}
             Err(_) => self.breaker.failed(Instant::now()),
         }
         outcome
@@ -287,31 +270,11 @@ impl Upstreams {
 
     async fn connect(&self, address: &Upstream) -> Result<Box<Link>, ConnectError> {
         self.connects.increment(1);
-        let connecting = async {
-            match address {
-                Upstream::Unix(path) => {
-                    Ok(Link::new(Transport::Unix(UnixStream::connect(path).await?)))
-                }
-                Upstream::Tcp(address) => {
-                    let stream = TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
-                    Ok(Link::new(Transport::Tcp(stream)))
-                }
-            }
-        };
-        let outcome = timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        outcome.map_err(|error: io::Error| {
+        let connected = connect::connect(address).await;
+        if connected.is_err() {
             self.connect_errors.increment(1);
-            match error.kind() {
-                // `WouldBlock`: the queue of a unix socket is full.
-                io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::NotFound
-                | io::ErrorKind::WouldBlock => ConnectError::NotListening(address.clone(), error),
-                _ => ConnectError::Failed(address.clone(), error),
-            }
-        })
+        }
+        connected.map(Link::new)
     }
 }
 

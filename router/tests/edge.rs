@@ -23,6 +23,8 @@ mod collector;
 mod traces;
 #[path = "edge/many.rs"]
 mod many;
+#[path = "edge/gone.rs"]
+mod gone;
 
 use std::time::Duration;
 

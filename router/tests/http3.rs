@@ -16,6 +16,8 @@ mod stack;
 mod http3_client;
 #[path = "http3/by_hand.rs"]
 mod by_hand;
+#[path = "http3/empty_data.rs"]
+mod empty_data;
 #[path = "http3/malformed.rs"]
 mod malformed;
 #[path = "http3/stopping.rs"]

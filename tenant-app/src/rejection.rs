@@ -196,8 +196,8 @@ impl IntoResponse for Rejection {
     }
 }
 
-/// The trace that the request belongs to (W3C Trace Context): the router's word where it sends spans,
-/// and else the client's, which nothing but the log depends on.
+/// The trace that the request belongs to (W3C Trace Context): the router's word where it sends spans.
+/// It lets no client say one that it does not believe.
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
     let (_version, id) = (parts.next()?, parts.next()?);

@@ -46,8 +46,6 @@ pub struct Stamp<'a> {
     pub websocket: bool,
     /// Whether it goes to a router of another region.
     pub relayed: bool,
-    /// Whether this router says to which trace it belongs.
-    pub traced: bool,
 }
 
 /// Whether a request asks for a WebSocket. No other upgrade passes: `h2c` would be a second way in
@@ -77,13 +75,19 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers.get_all(name)).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// Takes out of a request what must not pass. Done once; [`write`] then for every attempt.
-pub fn clean_request(headers: &mut HeaderMap) {
-    let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_for_routers(name);
+/// Takes out of a request what must not pass. Done once; [`write`] then for every attempt. `traced`:
+/// what it says of a trace is a router's word and not a client's.
+pub fn clean_request(headers: &mut HeaderMap, traced: bool) {
+    let unwanted = |name: &HeaderName| {
+        is_forbidden_name(name) || is_for_routers(name) || !traced && traces::is_context(name)
+    };
     // Most requests have nothing to remove, and no line twice.
     if headers.keys().any(unwanted) {
         let trailers = has_token(headers, &TE, "trailers");
-        remove_connection_named(headers, &[HOST, CONTENT_LENGTH]);
+        // What is left of traces is this router's word.
+        remove_connection_named(headers, |name| {
+            *name == HOST || *name == CONTENT_LENGTH || traces::is_context(name)
+        });
         remove_names(headers, unwanted);
         if trailers {
             headers.insert(TE, TRAILERS);
@@ -98,11 +102,9 @@ pub fn clean_request(headers: &mut HeaderMap) {
 /// say. Not how long the body is: whoever sends it says that.
 pub fn write(to: &mut Vec<u8>, headers: &HeaderMap, stamp: &Stamp<'_>) {
     line(to, "host", stamp.authority.as_bytes());
-    // The router there believes what this one says of traces: that is not what a client said.
-    let forgets = stamp.relayed && !stamp.traced;
     for (name, value) in headers {
         let is_said_elsewhere = name == HOST || name == CONTENT_LENGTH;
-        if !(is_said_elsewhere || forgets && traces::is_context(name)) {
+        if !is_said_elsewhere {
             line(to, name.as_str(), value.as_bytes());
         }
     }
@@ -130,7 +132,7 @@ pub fn clean_answer(
 ) {
     let unwanted = |name: &HeaderName| is_forbidden_name(name) || is_of_upstream(name);
     if headers.keys().any(unwanted) {
-        remove_connection_named(headers, &[CONTENT_LENGTH]);
+        remove_connection_named(headers, |name| *name == CONTENT_LENGTH);
         remove_names(headers, unwanted);
     }
     headers.insert(REQUEST_ID, request_id.clone());
@@ -200,7 +202,7 @@ fn is_of_upstream(name: &HeaderName) -> bool {
 }
 
 /// RFC 9110 section 7.6.1. What frames and routes the message stays, whatever the client names.
-fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
+fn remove_connection_named(headers: &mut HeaderMap, kept: impl Fn(&HeaderName) -> bool) {
     if !headers.contains_key(CONNECTION) {
         return;
     }
@@ -209,7 +211,7 @@ fn remove_connection_named(headers: &mut HeaderMap, kept: &[HeaderName]) {
     let named: Vec<HeaderName> = tokens(headers.get_all(CONNECTION))
         .filter(|token| !says(token, "close") && !says(token, "keep-alive"))
         .filter_map(|token| token.parse::<HeaderName>().ok())
-        .filter(|name| !kept.contains(name))
+        .filter(|name| !kept(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -284,9 +286,23 @@ mod tests {
             ("proxy", "x"),
             ("expect", "100-continue"),
         ]);
-        clean_request(&mut headers);
+        clean_request(&mut headers, false);
         assert_eq!(names(&headers), ["accept", "content-length", "host", "te"]);
         assert_eq!(headers[TE], "trailers");
+    }
+
+    #[test]
+    fn only_routers_say_to_which_trace_a_request_belongs() {
+        let mut headers = map(&[
+            ("accept", "*/*"),
+            ("connection", "traceparent"),
+            ("TraceParent", "00-1-2-01"),
+            ("tracestate", "vendor=1"),
+        ]);
+        clean_request(&mut headers, true);
+        assert_eq!(names(&headers), ["accept", "traceparent", "tracestate"]);
+        clean_request(&mut headers, false);
+        assert_eq!(names(&headers), ["accept"]);
     }
 
     #[test]
@@ -323,7 +339,7 @@ mod tests {
     #[test]
     fn cookies_in_pieces_become_one() {
         let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")]);
-        clean_request(&mut headers);
+        clean_request(&mut headers, false);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
@@ -331,9 +347,9 @@ mod tests {
         #[test]
         fn no_name_slips_through(
             lines in proptest::collection::vec(("[a-zA-Z_.-]{1,24}", "[ -~]{0,20}"), 0..30),
-            spiced in proptest::collection::vec(0_usize..8, 0..6),
+            spiced in proptest::collection::vec(0_usize..9, 0..6),
         ) {
-            const SPICE: [&str; 8] = ["Ta3lem-Generation", "CONNECTION", "X-Forwarded-Host",
+            const SPICE: [&str; 9] = ["Traceparent", "Ta3lem-Generation", "CONNECTION", "X-Forwarded-Host",
                 "Transfer-Encoding", "TE", "ta3lem-x", "Upgrade", "X_Real_IP"];
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
@@ -345,9 +361,9 @@ mod tests {
                 headers.append(SPICE[index].parse::<HeaderName>().expect("a name"),
                     HeaderValue::from_static("host, x"));
             }
-            clean_request(&mut headers);
+            clean_request(&mut headers, false);
             for name in headers.keys() {
-                prop_assert!(!is_forbidden_name(name), "{name}");
+                prop_assert!(!is_forbidden_name(name) && !traces::is_context(name), "{name}");
                 prop_assert!(name == TE || !is_for_routers(name), "{name}");
             }
         }

@@ -23,6 +23,12 @@ use crate::{
     rejection::Reason,
 };
 
+/// What keeping a piece costs at least: clients decide how small pieces are.
+const LEAST_BYTES: usize = 64;
+/// A piece shares the memory of all that was read with it, which may be much more than it is; a smaller
+/// one than this is kept as a copy.
+const OWN_BYTES: usize = 4 * 1024;
+
 /// The body of a request as hyper sends it: none, or one attempt at the upload.
 #[derive(Debug)]
 pub enum RequestBody {
@@ -199,10 +205,12 @@ where
         if !self.keeps {
             return;
         }
-        self.kept_bytes += data.len();
+        self.kept_bytes += data.len().max(LEAST_BYTES);
         if self.kept_bytes > REPLAY_BYTES {
             self.keeps = false;
             self.kept = Vec::new();
+        } else if data.len() < OWN_BYTES {
+            self.kept.push(Bytes::copy_from_slice(data));
         } else {
             self.kept.push(data.clone());
         }
@@ -330,6 +338,25 @@ mod tests {
         let first = upload.attempt().expect("nothing sent yet");
         assert_eq!(length(first).await, Ok(REPLAY_BYTES + 1));
         assert!(upload.has_ended() && upload.attempt().is_none());
+    }
+
+    #[tokio::test]
+    async fn small_pieces_take_no_more_memory_than_large_ones() {
+        // Each piece is a byte of a large reading.
+        let readings: Vec<Bytes> = (0..10).map(|_| Bytes::from(vec![b'x'; 16 * 1024])).collect();
+        let pieces: Vec<Piece> =
+            readings.iter().map(|reading| Ok(Frame::data(reading.slice(..1)))).collect();
+        let body = StreamBody::new(futures_util::stream::iter(pieces));
+        let upload = Upload::new(body, 100, PACE);
+        assert_eq!(length(upload.attempt().expect("nothing sent yet")).await, Ok(10));
+        assert!(readings.iter().all(Bytes::is_unique), "what was read with them is not kept");
+        assert_eq!(length(upload.attempt().expect("is kept")).await, Ok(10));
+        // Nor are many of them, or of none.
+        for size in [0, 1] {
+            let upload = self::upload(&vec![size; REPLAY_BYTES / LEAST_BYTES + 1], u64::MAX);
+            let first = upload.attempt().expect("nothing sent yet");
+            assert!(length(first).await.is_ok() && upload.attempt().is_none());
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! QUIC as the HTTP/3 library wants to see it. What is added to plain passing on: frames have a
-//! longest length, a stream that is dropped before its end says so, whoever waits for a client learns
-//! that it gave a request up, and after a goodbye nothing is taken that the client was told would not be.
+//! longest length, DATA has some, a stream that is dropped before its end says so, whoever waits for a
+//! client learns that it gave a request up, and after a goodbye nothing is taken that the client was
+//! told would not be.
 
 use std::{
     pin::{Pin, pin},
@@ -255,6 +256,19 @@ pub struct Receiver {
     ended: bool,
 }
 
+impl Receiver {
+    fn broken(&mut self, error: ReadError) -> StreamErrorIncoming {
+        match error {
+            ReadError::Reset(code) => {
+                self.ended = true;
+                StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() }
+            }
+            ReadError::ConnectionLost(error) => lost(ended(error)),
+            other => StreamErrorIncoming::Unknown(Box::new(other)),
+        }
+    }
+}
+
 impl quic::RecvStream for Receiver {
     type Buf = Bytes;
 
@@ -262,32 +276,31 @@ impl quic::RecvStream for Receiver {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        // A future of one poll: what wakes us is kept by the stream.
-        let read = pin!(self.stream.read_chunk(usize::MAX, true)).poll(cx);
-        let piece = match ready!(read) {
-            // A piece shares the memory of all datagrams that were read with it. A copy, since some are
-            // kept for long: of small pieces many would hold far more than they are.
-            Ok(Some(piece)) => Bytes::copy_from_slice(&piece.bytes),
-            Ok(None) => {
-                self.ended = true;
-                return Poll::Ready(Ok(None));
+        loop {
+            // A future of one poll: what wakes us is kept by the stream.
+            let read = pin!(self.stream.read_chunk(usize::MAX, true)).poll(cx);
+            let passed = match ready!(read) {
+                Ok(Some(piece)) => self.frames.pass(&piece.bytes),
+                Ok(None) => {
+                    self.ended = true;
+                    let rest = self.frames.rest();
+                    return Poll::Ready(Ok((!rest.is_empty()).then(|| rest.into())));
+                }
+                Err(error) => return Poll::Ready(Err(self.broken(error))),
+            };
+            match passed {
+                // It was nothing, or not enough to say so.
+                Ok(piece) if piece.is_empty() => {}
+                // A piece shares the memory of all datagrams that were read with it. This is a copy,
+                // since some are kept for long: of small pieces many would hold far more than they are.
+                Ok(piece) => return Poll::Ready(Ok(Some(piece.into()))),
+                Err(too_long) => {
+                    let _ = self.stream.stop(number(Code::H3_EXCESSIVE_LOAD));
+                    self.ended = true;
+                    return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(too_long))));
+                }
             }
-            Err(ReadError::Reset(code)) => {
-                self.ended = true;
-                let error_code = code.into_inner();
-                return Poll::Ready(Err(StreamErrorIncoming::StreamTerminated { error_code }));
-            }
-            Err(ReadError::ConnectionLost(error)) => {
-                return Poll::Ready(Err(lost(ended(error))));
-            }
-            Err(other) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(other)))),
-        };
-        if let Err(too_long) = self.frames.pass(&piece) {
-            let _ = self.stream.stop(number(Code::H3_EXCESSIVE_LOAD));
-            self.ended = true;
-            return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(too_long))));
         }
-        Poll::Ready(Ok(Some(piece)))
     }
 
     fn stop_sending(&mut self, error_code: u64) {

@@ -50,8 +50,16 @@ impl Drop for Before {
 }
 
 impl Stack {
+    /// For a moment both listen: this waits until the one before takes nothing new.
     async fn replaced(&mut self) -> Before {
-        Before(self.replace_router().await)
+        let before = Before(self.replace_router().await);
+        let stops =
+            |other: &Value| other["process_id"] == before.0.id() && other["stopping"] == true;
+        self.status_until(|status| {
+            status["other_processes"].as_array().is_some_and(|all| all.iter().any(stops))
+        })
+        .await;
+        before
     }
 
     /// What the router says as soon as all of its processes tell; on a busy machine one may be late.

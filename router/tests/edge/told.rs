@@ -28,7 +28,8 @@ impl Stack {
         let begun = Instant::now();
         loop {
             let text = self.admin("/status").await;
-            let status: Value = serde_json::from_str(&text).expect("is JSON");
+            // A process that is being replaced may close without an answer.
+            let status: Value = serde_json::from_str(&text).unwrap_or_default();
             if wished(&status) {
                 return status;
             }

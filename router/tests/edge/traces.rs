@@ -166,3 +166,14 @@ async fn a_collector_that_does_not_work_harms_nobody() {
         futures_util::future::join_all(asking).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_no_client_says_a_trace() {
+    let stack = Stack::start().await;
+    stack.site("alpha", &[A]).await;
+    stack.arrived(A).await;
+    let headers = traceparent(TRACE, true) + "Tracestate: vendor=1\r\n";
+    let answer = stack.https(A, request("/head", &headers).as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.raw);
+    assert!(!answer.body.contains("trace"), "{}", answer.body);
+}

@@ -80,6 +80,17 @@ async fn private_listener(stack: &Stack, host: &str) {
     let stream = Stream::tls_over(tcp, host, stack.authority()).await.expect("shakes hands");
     let answer = stream.exchange(get(host, "/head").as_bytes()).await;
     assert!(answer.body.contains("x-forwarded-for: 203.0.113.9"), "{}", answer.raw);
+    // What is said of a trace is the client's there, and the router's where that relays a request.
+    let parent = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for relayed in [false, true] {
+        let mut tcp = tcp_from("127.0.0.1", door).await;
+        let header = proxy_protocol::header(client, stack.jakarta.https, relayed, None);
+        tcp.write_all(&header).await.expect("writes");
+        let stream = Stream::tls_over(tcp, host, stack.authority()).await.expect("shakes hands");
+        let request = get(host, "/head").replace("\r\n\r\n", &format!("\r\n{parent}\r\n\r\n"));
+        let answer = stream.exchange(request.as_bytes()).await;
+        assert_eq!(answer.body.contains(parent), relayed, "{}", answer.raw);
+    }
     // A site that is not at home there: closed, after waiting for news of it.
     let refusals = "router_connections_refused_total{cause=\"entrance\"}";
     let refused = stack.singapore.metric(refusals).await;
