@@ -174,7 +174,7 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
         "hostname": &*route.hostname,
         "site_id": site.id,
         "site_state": site.state,
-        "region": site.region,
+        "region": &*site.region,
         "generation": site.generation,
         "version": site.version,
         "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),

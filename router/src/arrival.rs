@@ -215,8 +215,8 @@ fn end_of(edge: &Edge, hello: &Hello) -> End {
         };
     }
     match table.route(server_name) {
-        Some(route) if route.site.region != edge.region => {
-            End::Elsewhere(route.site.region.clone(), Some(route.site.version))
+        Some(route) if *route.site.region != *edge.region => {
+            End::Elsewhere(route.site.region.to_string(), Some(route.site.version))
         }
         _ => End::Here,
     }

@@ -2,7 +2,7 @@
 //! sealed in memory and on disk; those in use are open in a bounded cache.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
@@ -21,6 +21,8 @@ use uuid::Uuid;
 const OPEN_CERTIFICATES: u64 = 8_192;
 /// Most intermediate certificates that are kept once for all chains.
 const SHARED_INTERMEDIATES: usize = 1_024;
+/// Most ends of chains that are kept once.
+const SHARED_ISSUERS: usize = 1_024;
 
 /// A certificate whose private key is sealed.
 #[derive(Debug)]
@@ -30,15 +32,23 @@ pub struct SealedCertificate {
     /// Whose it is; none for the platform's own.
     pub site_id: Option<SiteId>,
     /// The hostname in canonical form.
-    pub hostname: Arc<str>,
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The private key, sealed with the key of the region.
-    pub sealed_key: Box<[u8]>,
+    pub hostname: Box<str>,
+    /// The certificates between it and a root.
+    pub issuers: Arc<Issuers>,
     /// The end of its validity, in seconds since 1970.
     pub not_after: i64,
     /// The version of its site.
     pub version: i64,
+    fingerprint: u64,
+    // The leaf, and behind it the sealed key.
+    bytes: Box<[u8]>,
+    leaf_length: usize,
+}
+
+/// What follows the leaf in a chain: the same value for all chains that end alike.
+#[derive(Debug)]
+pub struct Issuers {
+    ders: Box<[CertificateDer<'static>]>,
     fingerprint: u64,
 }
 
@@ -75,41 +85,49 @@ impl SealedCertificate {
     ) -> Result<Self, CertificateError> {
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(chain_pem.as_bytes()).collect();
-        let chain = chain.map_err(|_| CertificateError::Chain)?;
-        Self::new(id, site_id, hostname, chain, sealed_key, not_after, version)
+        let mut chain = chain.map_err(|_| CertificateError::Chain)?.into_iter();
+        let leaf = chain.next().ok_or(CertificateError::Chain)?;
+        // Some authorities and people put the leaf into the chain a second time.
+        let issuers = Issuers::shared(chain.filter(|der| *der != leaf).collect());
+        let key = sealed_key.as_slice();
+        Ok(Self::new(id, site_id, hostname, (&leaf, issuers), key, not_after, version))
     }
 
-    /// A certificate from its chain, leaf first.
-    ///
-    /// # Errors
-    /// When the chain is empty.
+    /// A certificate from its leaf, what follows it, and its key.
     pub fn new(
         id: Uuid,
         site_id: Option<SiteId>,
         hostname: &str,
-        chain: Vec<CertificateDer<'static>>,
-        sealed_key: Vec<u8>,
+        (leaf, issuers): (&[u8], Arc<Issuers>),
+        sealed_key: &[u8],
         not_after: i64,
         version: i64,
-    ) -> Result<Self, CertificateError> {
-        let mut chain = chain.into_iter();
-        let leaf = chain.next().ok_or(CertificateError::Chain)?;
+    ) -> Self {
         let mut hasher = DefaultHasher::new();
         leaf.hash(&mut hasher);
         sealed_key.hash(&mut hasher);
-        // Some authorities and people put the leaf into the chain a second time.
-        let rest: Vec<_> = chain.filter(|der| *der != leaf).map(shared).collect();
-        rest.hash(&mut hasher);
-        Ok(Self {
+        issuers.fingerprint.hash(&mut hasher);
+        Self {
             id,
             site_id,
             hostname: hostname.into(),
-            chain: std::iter::once(leaf).chain(rest).collect(),
-            sealed_key: sealed_key.into(),
+            issuers,
             not_after,
             version,
             fingerprint: hasher.finish(),
-        })
+            bytes: [leaf, sealed_key].concat().into(),
+            leaf_length: leaf.len(),
+        }
+    }
+
+    /// The certificate itself, in DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.bytes.get(..self.leaf_length).unwrap_or_default()
+    }
+
+    /// The private key, sealed with the key of the region.
+    pub fn sealed_key(&self) -> &[u8] {
+        self.bytes.get(self.leaf_length..).unwrap_or_default()
     }
 
     /// Opens the private key, and holds it against the certificate.
@@ -123,18 +141,46 @@ impl SealedCertificate {
     }
 
     fn open_unchecked(&self, ring: &KeyRing) -> Result<CertifiedKey, CertificateError> {
-        let key = ring.open(&certificate_key(self.id), &self.sealed_key)?;
+        let key = ring.open(&certificate_key(self.id), self.sealed_key())?;
         let key = if key.starts_with(b"-----") {
             PrivateKeyDer::from_pem_slice(&key).map_err(|_| CertificateError::Key)?
         } else {
             PrivateKeyDer::try_from(key).map_err(|_| CertificateError::Key)?
         };
-        Ok(CertifiedKey::new(self.chain.clone(), any_supported_type(&key)?))
+        let leaf = CertificateDer::from(self.leaf().to_vec());
+        let chain = std::iter::once(leaf).chain(self.issuers.ders.iter().cloned()).collect();
+        Ok(CertifiedKey::new(chain, any_supported_type(&key)?))
+    }
+}
+
+impl Issuers {
+    /// The one value that all chains with this end have.
+    pub fn shared(ders: Vec<CertificateDer<'static>>) -> Arc<Self> {
+        static SHARED: LazyLock<Mutex<HashMap<Vec<CertificateDer<'static>>, Arc<Issuers>>>> =
+            LazyLock::new(Mutex::default);
+        let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&ders) {
+            return Arc::clone(known);
+        }
+        let mut hasher = DefaultHasher::new();
+        ders.hash(&mut hasher);
+        // A chain is cloned for each open key: that must not copy the bytes again.
+        let kept: Vec<_> = ders.into_iter().map(shared).collect();
+        let new = Arc::new(Self { ders: kept.clone().into(), fingerprint: hasher.finish() });
+        if all.len() < SHARED_ISSUERS {
+            all.insert(kept, Arc::clone(&new));
+        }
+        new
+    }
+
+    /// In DER, the one that issued the leaf first.
+    pub fn ders(&self) -> &[CertificateDer<'static>] {
+        &self.ders
     }
 }
 
 /// The same bytes once for all chains: there are few intermediates and many chains.
-pub(crate) fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
+fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
     static SHARED: LazyLock<Mutex<HashSet<&'static [u8]>>> = LazyLock::new(Mutex::default);
     let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = all.get(der.as_ref()) {
@@ -221,7 +267,7 @@ mod tests {
     fn a_certificate_opens_with_its_own_key_only() {
         let ring = KeyRing::generate("r").expect("random bytes");
         let good = sealed(&ring, false);
-        assert_eq!(good.chain.len(), 1, "the doubled leaf is dropped");
+        assert!(good.issuers.ders().is_empty(), "the doubled leaf is dropped");
         let cache = OpenCertificates::new(ring.clone());
         assert!(cache.open(&good).is_some());
         assert!(matches!(sealed(&ring, true).open(&ring), Err(CertificateError::Mismatch(_))));

@@ -244,8 +244,8 @@ impl Forwarding<'_> {
             authority: self.authority,
             client: &self.client.address_header,
             request_id: id,
-            site: &site.id_header,
-            generation: &site.generation_header,
+            site: site.id,
+            generation: site.generation,
             websocket: self.websocket,
             relayed: self.is_elsewhere(site),
         };

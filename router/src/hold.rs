@@ -37,7 +37,7 @@ const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
 /// The hold that requests of a site wait for now.
 pub fn in_force(site: &Site) -> Option<&Hold> {
-    site.hold.as_ref().filter(|hold| hold.deadline > OffsetDateTime::now_utc())
+    site.hold.as_deref().filter(|hold| hold.deadline > OffsetDateTime::now_utc())
 }
 
 /// A place among those who wait; free again when dropped.

@@ -180,7 +180,7 @@ fn admitted(
     let asked = asked(head.version, &head.uri, &head.headers, &mut scratch)?;
     let route = find(edge, &asked, record)?;
     check_server_name(edge, client, &route)?;
-    if route.site.region != edge.region {
+    if *route.site.region != *edge.region {
         // The site went away since the connection was made: a new one ends there.
         client.send_away();
         if client.way == Way::Relayed {
@@ -188,7 +188,7 @@ fn admitted(
         }
     }
     forward::check_state(&route.site)?;
-    let redirect = match &route.primary {
+    let redirect = match route.primary() {
         Some(primary) => Some(moved(head, primary, asked.port)?),
         None => None,
     };

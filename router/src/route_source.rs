@@ -237,13 +237,14 @@ impl RouteSource {
         at: &mut Transaction<'_, Postgres>,
     ) -> Result<Outcome, sqlx::Error> {
         let table = self.edge.routes.load_full();
-        let routes = queries::all_routes(at).await?;
+        let (routes, same_routes) = queries::all_routes(at, &table).await?;
         let certificates = queries::all_certificates(at, &self.region, &table, &self.ring).await?;
         let challenges = queries::challenges(at, None, true).await?;
         let edges = Some(queries::edges(at).await?);
+        let scope = Scope::All;
         self.edge.metrics.full_reads.increment(1);
         Ok(Outcome {
-            reading: Some(Reading { scope: Scope::All, routes, certificates, challenges, edges }),
+            reading: Some(Reading { scope, routes, same_routes, certificates, challenges, edges }),
             position: Position {
                 horizon: head.horizon,
                 seen: HashSet::new(),
@@ -279,7 +280,8 @@ impl RouteSource {
             let challenges = queries::challenges(at, Some(&sites), platform).await?;
             let edges = if platform { Some(queries::edges(at).await?) } else { None };
             let scope = Scope::Sites { sites, platform };
-            Some(Reading { scope, routes, certificates, challenges, edges })
+            let same_routes = Vec::new();
+            Some(Reading { scope, routes, same_routes, certificates, challenges, edges })
         };
         let position = Position {
             horizon: head.horizon,

@@ -3,31 +3,30 @@
 //! The table changes only by [`Table::merge`], which never lets an older row replace a newer one.
 
 use std::{
+    borrow::Borrow,
     collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
 use control_types::{
-    Generation, SiteId, Upstream,
-    hostname::is_local,
+    Generation, SiteId,
     state::{DomainKind, SiteState},
 };
-use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-use crate::{
-    certificates::SealedCertificate, challenge::Challenges, site_traffic::SiteTraffic,
-    upstream::Pool,
-};
+use crate::{certificates::SealedCertificate, challenge::Challenges};
 
 mod merge;
+mod site;
 
 pub use merge::{Merged, Reading, Refused, Scope};
+pub use site::{Hold, Site, SiteLimits};
 
 /// A row of `routing.route`, as read and as kept in the snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,65 +77,6 @@ pub struct EdgeRow {
     pub passthrough_address: String,
 }
 
-/// What all requests of a site together may take of one router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SiteLimits {
-    /// How many requests may begin in a second, in the long run.
-    pub requests_per_second: u32,
-    /// How many may begin at once after a quiet time.
-    pub burst: u32,
-    /// How many may be in progress.
-    pub concurrent: u32,
-}
-
-/// Requests of a site wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    /// Which hold; there may be another one after it.
-    pub id: Uuid,
-    /// They do not wait longer than until then.
-    pub deadline: OffsetDateTime,
-}
-
-/// What the router knows of a site. One value per version of the site.
-#[derive(Debug)]
-pub struct Site {
-    /// Who it is.
-    pub id: SiteId,
-    /// Its short name, for log lines.
-    pub slug: String,
-    /// Its name, for pages.
-    pub name: String,
-    /// The language of its pages.
-    pub default_language: String,
-    /// Whether it serves.
-    pub state: SiteState,
-    /// The placement that its requests go to.
-    pub generation: Generation,
-    /// The region of that placement.
-    pub region: String,
-    /// Raised by every change.
-    pub version: i64,
-    /// Longest body of a request, in bytes.
-    pub max_body_bytes: u64,
-    /// What its requests may take of this router.
-    pub limits: SiteLimits,
-    /// How long browsers shall insist on TLS, in seconds.
-    pub hsts_max_age_secs: u32,
-    /// Whether its requests shall wait.
-    pub hold: Option<Hold>,
-    /// Connections to its instance; none while it has no instance that listens.
-    pub upstream: Option<Arc<Pool>>,
-    /// What its requests do, over all versions of the site.
-    pub traffic: Arc<SiteTraffic>,
-    /// [`Site::id`] as the value of a header.
-    pub id_header: HeaderValue,
-    /// [`Site::generation`] as the value of a header.
-    pub generation_header: HeaderValue,
-    hsts_header: HeaderValue,
-    hostnames: Vec<Arc<str>>,
-}
-
 /// Where the requests for one hostname go.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -146,20 +86,18 @@ pub struct Route {
     pub site: Arc<Site>,
     /// Whether the name is the institution's own.
     pub kind: DomainKind,
-    /// Where browsers are sent, when this is not the site's primary hostname.
-    pub primary: Option<Arc<str>>,
     is_primary: bool,
     primary_hostname: Option<Arc<str>>,
 }
 
 /// All routes and certificates at one moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
-    routes: HashMap<Arc<str>, Route>,
+    routes: HashSet<ByName<Route>>,
     sites: HashMap<SiteId, Arc<Site>>,
     // The sites with a hold.
     held: HashSet<SiteId>,
-    certificates: HashMap<Arc<str>, Arc<SealedCertificate>>,
+    certificates: HashSet<ByName<Arc<SealedCertificate>>>,
     /// Open challenges of certificate authorities.
     pub challenges: Challenges,
     edges: HashMap<String, Vec<EdgeRow>>,
@@ -168,12 +106,12 @@ pub struct Table {
 impl Table {
     /// The route of a hostname in canonical form.
     pub fn route(&self, hostname: &str) -> Option<&Route> {
-        self.routes.get(hostname)
+        self.routes.get(hostname).map(|ByName(route)| route)
     }
 
     /// The certificate of a hostname in canonical form.
     pub fn certificate(&self, hostname: &str) -> Option<&Arc<SealedCertificate>> {
-        self.certificates.get(hostname)
+        self.certificates.get(hostname).map(|ByName(certificate)| certificate)
     }
 
     /// The routers of a region that take connections over.
@@ -213,16 +151,23 @@ impl Table {
 
     /// All certificates.
     pub fn certificates(&self) -> impl ExactSizeIterator<Item = &Arc<SealedCertificate>> {
-        self.certificates.values()
+        self.certificates.iter().map(|ByName(certificate)| certificate)
     }
 
-    /// All routes as rows, for the snapshot file.
-    pub fn rows(&self) -> impl Iterator<Item = RouteRow> {
-        self.routes.values().map(Route::to_row)
+    /// The rows of a site, for the snapshot file.
+    pub fn rows_of(&self, site: &Site) -> impl Iterator<Item = RouteRow> {
+        // Another site may have the hostname by now.
+        let routes = site.hostnames.iter().filter_map(|hostname| self.route(hostname));
+        routes.filter(|route| route.site.id == site.id).map(Route::to_row)
     }
 }
 
 impl Route {
+    /// Where browsers are sent, when this is not the site's primary hostname.
+    pub fn primary(&self) -> Option<&Arc<str>> {
+        self.primary_hostname.as_ref().filter(|_| !self.is_primary)
+    }
+
     /// The row that this route was made from.
     pub fn to_row(&self) -> RouteRow {
         let site = &self.site;
@@ -232,12 +177,12 @@ impl Route {
             is_primary: self.is_primary,
             primary_hostname: self.primary_hostname.as_ref().map(ToString::to_string),
             site_id: site.id,
-            slug: site.slug.clone(),
-            site_name: site.name.clone(),
-            default_language: site.default_language.clone(),
+            slug: site.slug.to_string(),
+            site_name: site.name.to_string(),
+            default_language: site.default_language.to_string(),
             site_state: site.state,
             generation: site.generation,
-            region: site.region.clone(),
+            region: site.region.to_string(),
             upstream: site.upstream.as_ref().map(|pool| pool.address().to_string()),
             max_body_bytes: i64::try_from(site.max_body_bytes).unwrap_or(i64::MAX),
             version: site.version,
@@ -245,73 +190,54 @@ impl Route {
             request_burst: signed(site.limits.burst),
             max_concurrent_requests: signed(site.limits.concurrent),
             hsts_max_age_secs: signed(site.hsts_max_age_secs),
-            hold_id: site.hold.map(|hold| hold.id),
-            hold_deadline: site.hold.map(|hold| hold.deadline),
+            hold_id: site.hold.as_ref().map(|hold| hold.id),
+            hold_deadline: site.hold.as_ref().map(|hold| hold.deadline),
         }
     }
 }
 
-impl Site {
-    /// What browsers are told of TLS at one of the site's hostnames. Nothing on a developer's own
-    /// machine, where the same name may serve something without TLS tomorrow.
-    pub fn hsts(&self, hostname: &str) -> Option<HeaderValue> {
-        (!is_local(hostname)).then(|| self.hsts_header.clone())
-    }
+/// Something in a set, to be found by its hostname: the name is not kept a second time as a key.
+#[derive(Clone, Debug)]
+struct ByName<T>(T);
 
-    /// A site from one of its rows. What outlives a version is taken over from `before`.
-    fn from_row(row: &RouteRow, hostnames: Vec<Arc<str>>, before: Option<&Self>) -> Self {
-        let address = row.upstream.as_deref().and_then(|text| match text.parse::<Upstream>() {
-            Ok(address) => Some(address),
-            Err(error) => {
-                tracing::error!(site.id = %row.site_id, %error, "the upstream of a site is malformed");
-                None
-            }
-        });
-        let concurrent = unsigned(row.max_concurrent_requests).max(1);
-        let upstream = address.map(|address| {
-            before
-                .filter(|before| before.generation == row.generation)
-                .and_then(|before| before.upstream.clone())
-                .filter(|pool| *pool.address() == address && pool.concurrent() == concurrent)
-                .unwrap_or_else(|| Arc::new(Pool::new(address, concurrent)))
-        });
-        let mut text = Uuid::encode_buffer();
-        let id_header = HeaderValue::from_str(row.site_id.0.hyphenated().encode_lower(&mut text))
-            .unwrap_or(HeaderValue::from_static(""));
-        Self {
-            id: row.site_id,
-            slug: row.slug.clone(),
-            name: row.site_name.clone(),
-            default_language: row.default_language.clone(),
-            state: row.site_state,
-            generation: row.generation,
-            region: row.region.clone(),
-            version: row.version,
-            max_body_bytes: u64::try_from(row.max_body_bytes).unwrap_or(0),
-            limits: SiteLimits {
-                requests_per_second: unsigned(row.requests_per_second).max(1),
-                burst: unsigned(row.request_burst).max(1),
-                concurrent,
-            },
-            hsts_max_age_secs: unsigned(row.hsts_max_age_secs),
-            hold: row.hold_id.zip(row.hold_deadline).map(|(id, deadline)| Hold { id, deadline }),
-            upstream,
-            traffic: before.map_or_else(Arc::default, |before| Arc::clone(&before.traffic)),
-            id_header,
-            generation_header: HeaderValue::from(row.generation.0),
-            hsts_header: HeaderValue::try_from(format!("max-age={}", row.hsts_max_age_secs.max(0)))
-                .unwrap_or(HeaderValue::from_static("max-age=0")),
-            hostnames,
-        }
+trait Named {
+    fn name(&self) -> &str;
+}
+
+impl Named for Route {
+    fn name(&self) -> &str {
+        &self.hostname
     }
 }
+
+impl Named for Arc<SealedCertificate> {
+    fn name(&self) -> &str {
+        &self.hostname
+    }
+}
+
+impl<T: Named> Borrow<str> for ByName<T> {
+    fn borrow(&self) -> &str {
+        self.0.name()
+    }
+}
+
+impl<T: Named> Hash for ByName<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl<T: Named> PartialEq for ByName<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl<T: Named> Eq for ByName<T> {}
 
 fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-fn unsigned(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or(0)
 }
 
 /// The current table, and what happens around its change.

@@ -3,7 +3,7 @@
 //! numbers, so a request is always in at least one of them.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, OnceLock, PoisonError,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
 
@@ -24,7 +24,7 @@ const MOST_SAVED: u32 = 50 * RETRY_COST;
 const FEW_RETRIES: Rate = Rate::new(1, 5);
 
 /// The numbers of one site.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SiteTraffic {
     in_flight: AtomicU64,
     held: AtomicU64,
@@ -34,6 +34,13 @@ pub struct SiteTraffic {
     saved: AtomicU32,
     few_retries: Bucket,
     minutes: Minutes,
+    // Most sites are never held.
+    waiting: OnceLock<Box<Waiting>>,
+}
+
+/// What waits for the end of a hold, or to be ended by one.
+#[derive(Debug)]
+struct Waiting {
     queue: Mutex<Queue>,
     has_queue: Arc<AtomicBool>,
     /// Told when streams without an end have to end.
@@ -51,18 +58,10 @@ pub struct Counts {
     pub tunnels: u64,
 }
 
-impl Default for SiteTraffic {
+impl Default for Waiting {
     fn default() -> Self {
         let has_queue = Arc::<AtomicBool>::default();
         Self {
-            in_flight: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            tunnels: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
-            rate: Bucket::default(),
-            saved: AtomicU32::new(0),
-            few_retries: Bucket::default(),
-            minutes: Minutes::default(),
             queue: Mutex::new(Queue::new(Arc::clone(&has_queue))),
             has_queue,
             cut: Notify::new(),
@@ -78,7 +77,7 @@ impl SiteTraffic {
 
     /// Whether requests wait or are being let go.
     pub fn has_queue(&self) -> bool {
-        self.has_queue.load(Ordering::Relaxed)
+        self.waiting.get().is_some_and(|waiting| waiting.has_queue.load(Ordering::Relaxed))
     }
 
     /// The numbers. Asked after the route table was read, they cover every request that was decided
@@ -121,17 +120,21 @@ impl SiteTraffic {
 
     /// The requests that wait.
     pub fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting().queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> &Waiting {
+        self.waiting.get_or_init(Box::default)
     }
 
     /// Ends the streams without an end.
     pub fn cut(&self) {
-        self.cut.notify_waiters();
+        self.waiting().cut.notify_waiters();
     }
 
     /// Ends when streams without an end have to end, from now on.
     pub fn cuts(&self) -> tokio::sync::futures::Notified<'_> {
-        self.cut.notified()
+        self.waiting().cut.notified()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     cell::Cell,
     future::poll_fn,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -50,7 +50,8 @@ pub struct Pool {
     address: Upstream,
     // Newest last, so that the oldest go idle.
     idle: Mutex<Vec<Idle>>,
-    in_use: Arc<Semaphore>,
+    // There is none before the first request: most sites are asked for nothing.
+    in_use: OnceLock<Arc<Semaphore>>,
     concurrent: u32,
     /// Whether it is worth trying.
     pub breaker: Breaker,
@@ -131,11 +132,10 @@ pub struct Waits {
 impl Pool {
     /// No connection yet, and at most `concurrent` in use at once.
     pub fn new(address: Upstream, concurrent: u32) -> Self {
-        let most = usize::try_from(concurrent).unwrap_or(1).min(Semaphore::MAX_PERMITS);
         Self {
             address,
             idle: Mutex::default(),
-            in_use: Arc::new(Semaphore::new(most)),
+            in_use: OnceLock::new(),
             concurrent,
             breaker: Breaker::default(),
             swept: AtomicBool::new(false),
@@ -152,6 +152,13 @@ impl Pool {
         self.concurrent
     }
 
+    fn in_use(&self) -> &Arc<Semaphore> {
+        self.in_use.get_or_init(|| {
+            let most = usize::try_from(self.concurrent).unwrap_or(1).min(Semaphore::MAX_PERMITS);
+            Arc::new(Semaphore::new(most))
+        })
+    }
+
     /// An idle connection, or a new one.
     ///
     /// # Errors
@@ -162,11 +169,11 @@ impl Pool {
         wanted: Wanted,
     ) -> Result<Connection, ConnectError> {
         let mut waits: Option<Box<Waits>> = None;
-        let permit = match Arc::clone(&self.in_use).try_acquire_owned() {
+        let permit = match Arc::clone(self.in_use()).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
                 let begun = Instant::now();
-                let waiting = Arc::clone(&self.in_use).acquire_owned();
+                let waiting = Arc::clone(self.in_use()).acquire_owned();
                 let permit = match timeout(UPSTREAM_QUEUE_TIMEOUT, waiting).await {
                     Ok(Ok(permit)) => permit,
                     _ => return Err(ConnectError::Busy(self.address.clone())),

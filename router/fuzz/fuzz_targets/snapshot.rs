@@ -11,15 +11,15 @@ use sha2::{Digest, Sha256};
 const REGION: &str = "r";
 
 fuzz_target!(|payload: &[u8]| {
-    let _ = decode(payload, REGION);
-    let mut bytes = b"TA3LEMRT\0\0\0\x01".to_vec();
+    let _ = decode(Cursor::new(payload), REGION);
+    let mut bytes = b"TA3LEMRT\0\0\0\x02".to_vec();
     bytes.extend((payload.len() as u64).to_be_bytes());
     bytes.extend(Sha256::digest(payload));
     bytes.extend(payload);
-    let Ok(first) = decode(&bytes, REGION) else { return };
+    let Ok(first) = decode(Cursor::new(&bytes), REGION) else { return };
     let mut written = Cursor::new(Vec::new());
     encode(&mut written, &first.table, REGION, first.taken_at).expect("is written");
-    let second = decode(written.get_ref(), REGION).expect("is read again");
+    let second = decode(Cursor::new(written.get_ref()), REGION).expect("is read again");
     assert_eq!(second.table.len(), first.table.len());
     assert_eq!(second.taken_at, first.taken_at);
 });

@@ -125,11 +125,15 @@ fn own_site(edge: &Edge, id: SiteId) -> Option<Site> {
     let in_force = hold::in_force(site).is_some();
     Some(Site {
         site_id: site.id,
-        slug: site.slug.clone(),
+        slug: site.slug.to_string(),
         version: site.version,
         generation: site.generation,
-        region: site.region.clone(),
-        hold: site.hold.map(|hold| Hold { id: hold.id, deadline: hold.deadline, in_force }),
+        region: site.region.to_string(),
+        hold: site.hold.as_ref().map(|hold| Hold {
+            id: hold.id,
+            deadline: hold.deadline,
+            in_force,
+        }),
         requests_in_flight: counts.in_flight,
         held: counts.held,
         tunnels: counts.tunnels,
@@ -271,7 +275,7 @@ impl BusySite {
         let counts = site.traffic.counts();
         Self {
             site_id: site.id,
-            slug: site.slug.clone(),
+            slug: site.slug.to_string(),
             requests_last_minute: requests,
             requests_in_flight: counts.in_flight,
             held: counts.held,

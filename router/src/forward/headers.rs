@@ -2,6 +2,7 @@
 //! what a program behind could take for the router's word never comes in; what is between router
 //! and instance never goes out.
 
+use control_types::{Generation, SiteId};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{
@@ -9,6 +10,7 @@ use http::{
         UPGRADE,
     },
 };
+use uuid::Uuid;
 
 use crate::{
     host::{is_forbidden_name, tokens},
@@ -39,9 +41,9 @@ pub struct Stamp<'a> {
     /// The request's id.
     pub request_id: &'a HeaderValue,
     /// The site.
-    pub site: &'a HeaderValue,
+    pub site: SiteId,
     /// The site's generation.
-    pub generation: &'a HeaderValue,
+    pub generation: Generation,
     /// Whether the request asks for a WebSocket.
     pub websocket: bool,
     /// Whether it goes to a router of another region.
@@ -114,8 +116,11 @@ pub fn write(to: &mut Vec<u8>, headers: &HeaderMap, stamp: &Stamp<'_>) {
         line(to, FORWARDED_PROTO.as_str(), b"https");
         line(to, FORWARDED_HOST.as_str(), stamp.authority.as_bytes());
         line(to, REQUEST_ID.as_str(), stamp.request_id.as_bytes());
-        line(to, SITE.as_str(), stamp.site.as_bytes());
-        line(to, GENERATION.as_str(), stamp.generation.as_bytes());
+        let mut text = Uuid::encode_buffer();
+        let site = stamp.site.0.hyphenated().encode_lower(&mut text);
+        line(to, SITE.as_str(), site.as_bytes());
+        let mut text = itoa::Buffer::new();
+        line(to, GENERATION.as_str(), text.format(stamp.generation.0).as_bytes());
     }
     if stamp.websocket {
         line(to, "connection", UPGRADE_TOKEN.as_bytes());

@@ -15,7 +15,7 @@ use crate::{
 impl Forwarding<'_> {
     /// Whether the site is at home in another region.
     pub(super) fn is_elsewhere(&self, site: &Site) -> bool {
-        site.region != self.edge.region
+        *site.region != *self.edge.region
     }
 
     /// A connection to a router of the site's region.
@@ -41,7 +41,7 @@ impl Forwarding<'_> {
             }
             Err(RelayError::Busy) => Err(Reason::Busy),
             Err(error) => {
-                tracing::warn!(site.id = %site.id, host = %self.hostname, region = site.region,
+                tracing::warn!(site.id = %site.id, host = %self.hostname, region = &*site.region,
                     error = &error as &dyn std::error::Error, "a request cannot be relayed");
                 Err(Reason::UpstreamFailed)
             }

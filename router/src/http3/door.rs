@@ -205,7 +205,7 @@ impl ResolvesServerCert for AtHome {
         let named = hello.server_name().and_then(|name| canonical(name, &mut scratch).ok());
         if let Some(name) = named {
             let table = self.routes.load();
-            if table.route(name).is_some_and(|route| route.site.region != self.region) {
+            if table.route(name).is_some_and(|route| *route.site.region != *self.region) {
                 return None;
             }
         }

@@ -28,7 +28,7 @@ impl Offer {
     /// Says it, or takes it back where it does not hold: QUIC is not passed on between regions, so it
     /// is for those who came straight to a router of the site's own region.
     pub fn tell(&self, edge: &Edge, client: &Client, record: &Record, headers: &mut HeaderMap) {
-        let at_home = record.site.as_ref().is_some_and(|site| site.region == edge.region);
+        let at_home = record.site.as_ref().is_some_and(|site| *site.region == *edge.region);
         let value = match client.way {
             // The router that the client is connected to speaks for itself.
             Way::Relayed => return,

@@ -7,6 +7,7 @@ use control_types::{
     seal::KeyRing,
     state::{AcmeChallengeKind, DomainKind, SiteState},
 };
+use futures_util::TryStreamExt as _;
 use sqlx::{PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -76,9 +77,13 @@ pub async fn changes_since(at: At<'_, '_>, horizon: u64) -> Result<Vec<Change>, 
     .await
 }
 
-/// All routes.
-pub async fn all_routes(at: At<'_, '_>) -> Result<Vec<RouteRow>, sqlx::Error> {
-    sqlx::query_as!(
+/// All routes: the rows of those that are not as `known` has them, and the hostnames of those that
+/// are.
+pub async fn all_routes(
+    at: At<'_, '_>,
+    known: &Table,
+) -> Result<(Vec<RouteRow>, Vec<Arc<str>>), sqlx::Error> {
+    let mut rows = sqlx::query_as!(
         RouteRow,
         r#"select hostname as "hostname!", domain_kind as "domain_kind!: DomainKind",
             is_primary as "is_primary!", primary_hostname as "primary_hostname?",
@@ -92,8 +97,15 @@ pub async fn all_routes(at: At<'_, '_>) -> Result<Vec<RouteRow>, sqlx::Error> {
             hold_deadline as "hold_deadline?"
         from routing.route"#
     )
-    .fetch_all(&mut **at)
-    .await
+    .fetch(&mut **at);
+    let (mut new, mut same) = (Vec::new(), Vec::with_capacity(known.len()));
+    while let Some(row) = rows.try_next().await? {
+        match known.route(&row.hostname) {
+            Some(route) if route.to_row() == row => same.push(Arc::clone(&route.hostname)),
+            _ => new.push(row),
+        }
+    }
+    Ok((new, same))
 }
 
 /// The routes of some sites.
@@ -148,7 +160,8 @@ pub async fn all_certificates(
             _ => unknown.push(head.id),
         }
     }
-    let rows = sqlx::query_as!(
+    // One after the other: their text together is more than the whole table.
+    let mut rows = sqlx::query_as!(
         Row,
         r#"select id as "id!", site_id as "site_id: SiteId", hostname as "hostname!",
             chain_pem as "chain_pem!", sealed_key as "sealed_key!", not_after as "not_after!",
@@ -156,9 +169,10 @@ pub async fn all_certificates(
         from routing.certificate where id = any($1)"#,
         &unknown
     )
-    .fetch_all(&mut **at)
-    .await?;
-    certificates.extend(rows.into_iter().filter_map(|row| taken(row, known, ring)));
+    .fetch(&mut **at);
+    while let Some(row) = rows.try_next().await? {
+        certificates.extend(taken(row, known, ring));
+    }
     Ok(certificates)
 }
 

@@ -1,7 +1,7 @@
 //! How one reading of the control database becomes the next table. Pure.
 
 use super::{
-    Arc, EdgeRow, HashMap, HashSet, Route, RouteRow, SealedCertificate, Site, SiteId, Table,
+    Arc, ByName, EdgeRow, HashMap, HashSet, Route, RouteRow, SealedCertificate, Site, SiteId, Table,
 };
 use crate::challenge::Challenge;
 
@@ -30,6 +30,9 @@ pub struct Reading {
     pub scope: Scope,
     /// The routes.
     pub routes: Vec<RouteRow>,
+    /// The hostnames of routes that were read too, and are as the table has them: the rows of all
+    /// sites would be more than the table itself.
+    pub same_routes: Vec<Arc<str>>,
     /// The certificates of the router's own region.
     pub certificates: Vec<Arc<SealedCertificate>>,
     /// Open challenges, of all regions.
@@ -64,64 +67,118 @@ impl Table {
     /// When the table would shrink by more than half and `trusted` is false.
     pub fn merge(&self, reading: Reading, trusted: bool) -> Result<Merged, Refused> {
         if reading.scope == Scope::All && !trusted {
-            check_size("hostnames", reading.routes.len(), self.routes.len())?;
+            let read = reading.routes.len() + reading.same_routes.len();
+            check_size("hostnames", read, self.routes.len())?;
             check_size("certificates", reading.certificates.len(), self.certificates.len())?;
         }
-        let mut rows: HashMap<SiteId, Vec<RouteRow>> = HashMap::new();
-        for row in reading.routes {
-            rows.entry(row.site_id).or_default().push(row);
-        }
+        let mut rows = reading.routes;
+        let unchanged = self.unchanged(&reading.same_routes, &mut rows);
+        rows.sort_unstable_by_key(|row| row.site_id);
+        let read: HashMap<SiteId, &[RouteRow]> = rows
+            .chunk_by(|row, next| row.site_id == next.site_id)
+            .filter_map(|rows| Some((rows.first()?.site_id, rows)))
+            .collect();
         let mut affected: HashSet<SiteId> = match &reading.scope {
-            Scope::All => self.sites.keys().chain(rows.keys()).copied().collect(),
+            Scope::All => self.sites.keys().chain(read.keys()).copied().collect(),
             Scope::Sites { sites, .. } => sites.iter().copied().collect(),
         };
         let mut older = HashSet::new();
         if !trusted {
             older.extend(
-                rows.iter().filter(|(id, rows)| self.has_newer(**id, rows)).map(|(id, _)| *id),
+                read.iter().filter(|(id, rows)| self.has_newer(**id, rows)).map(|(id, _)| *id),
             );
-            affected.retain(|id| !older.contains(id));
         }
+        affected.retain(|id| !older.contains(id) && !unchanged.contains(id));
 
-        let mut routes = self.routes.clone();
-        let mut sites = self.sites.clone();
-        let mut held = self.held.clone();
+        let mut table = self.clone();
         for id in &affected {
-            held.remove(id);
-            if let Some(site) = sites.remove(id) {
-                for hostname in &site.hostnames {
-                    // Another site may have it by now.
-                    if routes.get(hostname).is_some_and(|route| route.site.id == *id) {
-                        routes.remove(hostname);
-                    }
-                }
-            }
+            table.remove_site(*id);
         }
-        for (id, rows) in rows {
+        for (id, rows) in read {
             if affected.contains(&id) {
-                let before = self.sites.get(&id).map(Arc::as_ref);
-                insert_site(&mut routes, &mut sites, &rows, before);
-                if rows.iter().any(|row| row.hold_id.is_some()) {
-                    held.insert(id);
-                }
+                table.insert_site(rows, self.sites.get(&id).map(Arc::as_ref));
             }
         }
         let scope = &reading.scope;
-        let certificates = self.merged_certificates(scope, &older, reading.certificates);
+        table.replace_certificates(scope, &older, reading.certificates);
         // Challenges have no version: an older one is one that nobody asks for any more.
-        let challenges = self.challenges.merged(|owner| covers(scope, owner), reading.challenges);
-        let edges = match reading.edges {
-            None => self.edges.clone(),
-            Some(read) => {
-                let mut edges: HashMap<String, Vec<EdgeRow>> = HashMap::new();
-                for edge in read {
-                    edges.entry(edge.region.clone()).or_default().push(edge);
-                }
-                edges
-            }
-        };
-        let table = Self { routes, sites, held, certificates, challenges, edges };
+        table.challenges = self.challenges.merged(|owner| covers(scope, owner), reading.challenges);
+        if let Some(edges) = reading.edges {
+            table.replace_edges(edges);
+        }
         Ok(Merged { table, older: older.len() })
+    }
+
+    /// The sites all of whose routes are as they were. For one of which only some are, those are
+    /// added to the rows.
+    fn unchanged(&self, same: &[Arc<str>], rows: &mut Vec<RouteRow>) -> HashSet<SiteId> {
+        let mut counts: HashMap<SiteId, usize> = HashMap::new();
+        let routes = || same.iter().filter_map(|hostname| self.route(hostname));
+        for route in routes() {
+            *counts.entry(route.site.id).or_default() += 1;
+        }
+        for row in rows.iter() {
+            counts.remove(&row.site_id);
+        }
+        counts.retain(|id, count| {
+            self.sites.get(id).is_some_and(|site| site.hostnames.len() == *count)
+        });
+        let partly = routes().filter(|route| !counts.contains_key(&route.site.id));
+        rows.extend(partly.map(Route::to_row));
+        counts.into_keys().collect()
+    }
+
+    /// Adds a site by its rows, which are all of the one. What outlives a version is taken over from
+    /// `before`.
+    pub(crate) fn insert_site(&mut self, rows: &[RouteRow], before: Option<&Site>) {
+        let hostnames: Box<[Arc<str>]> =
+            rows.iter().map(|row| row.hostname.as_str().into()).collect();
+        let Some(first) = rows.first() else { return };
+        let site = Arc::new(Site::from_row(first, hostnames, before));
+        // Mostly all rows name the same one, and it is among them.
+        let mut primary: Option<Arc<str>> = None;
+        for (row, hostname) in rows.iter().zip(&site.hostnames) {
+            let primary_hostname = row.primary_hostname.as_deref().map(|text| {
+                let known = primary.iter().chain(&site.hostnames).find(|known| ***known == *text);
+                known.map_or_else(|| Arc::from(text), Arc::clone)
+            });
+            primary.clone_from(&primary_hostname);
+            self.routes.replace(ByName(Route {
+                hostname: Arc::clone(hostname),
+                site: Arc::clone(&site),
+                kind: row.domain_kind,
+                is_primary: row.is_primary,
+                primary_hostname,
+            }));
+        }
+        if rows.iter().any(|row| row.hold_id.is_some()) {
+            self.held.insert(first.site_id);
+        }
+        self.sites.insert(first.site_id, site);
+    }
+
+    fn remove_site(&mut self, id: SiteId) {
+        self.held.remove(&id);
+        let Some(site) = self.sites.remove(&id) else { return };
+        for hostname in &site.hostnames {
+            // Another site may have it by now.
+            if self.route(hostname).is_some_and(|route| route.site.id == id) {
+                self.routes.remove(&**hostname);
+            }
+        }
+    }
+
+    /// Adds a certificate, in the place of another one for its hostname.
+    pub(crate) fn insert_certificate(&mut self, certificate: Arc<SealedCertificate>) {
+        self.certificates.replace(ByName(certificate));
+    }
+
+    /// Has these routers and no others.
+    pub(crate) fn replace_edges(&mut self, read: Vec<EdgeRow>) {
+        self.edges.clear();
+        for edge in read {
+            self.edges.entry(edge.region.clone()).or_default().push(edge);
+        }
     }
 
     fn has_newer(&self, id: SiteId, rows: &[RouteRow]) -> bool {
@@ -129,23 +186,21 @@ impl Table {
         self.sites.get(&id).is_some_and(|site| read.is_some_and(|read| read < site.version))
     }
 
-    fn merged_certificates(
-        &self,
+    fn replace_certificates(
+        &mut self,
         scope: &Scope,
         older: &HashSet<SiteId>,
         read: Vec<Arc<SealedCertificate>>,
-    ) -> HashMap<Arc<str>, Arc<SealedCertificate>> {
+    ) {
         let replaced = |owner: Option<SiteId>| {
             covers(scope, owner) && owner.is_none_or(|id| !older.contains(&id))
         };
-        let mut certificates = self.certificates.clone();
-        certificates.retain(|_, certificate| !replaced(certificate.site_id));
+        self.certificates.retain(|ByName(certificate)| !replaced(certificate.site_id));
         for certificate in read {
             if replaced(certificate.site_id) {
-                certificates.insert(Arc::clone(&certificate.hostname), certificate);
+                self.insert_certificate(certificate);
             }
         }
-        certificates
     }
 }
 
@@ -165,28 +220,4 @@ fn check_size(what: &'static str, incoming: usize, current: usize) -> Result<(),
         incoming < current.div_ceil(2)
     };
     if refused { Err(Refused { what, incoming, current }) } else { Ok(()) }
-}
-
-fn insert_site(
-    routes: &mut HashMap<Arc<str>, Route>,
-    sites: &mut HashMap<SiteId, Arc<Site>>,
-    rows: &[RouteRow],
-    before: Option<&Site>,
-) {
-    let hostnames: Vec<Arc<str>> = rows.iter().map(|row| row.hostname.as_str().into()).collect();
-    let Some(first) = rows.first() else { return };
-    let site = Arc::new(Site::from_row(first, hostnames.clone(), before));
-    for (row, hostname) in rows.iter().zip(hostnames) {
-        let primary_hostname: Option<Arc<str>> = row.primary_hostname.as_deref().map(Into::into);
-        let route = Route {
-            hostname: Arc::clone(&hostname),
-            site: Arc::clone(&site),
-            kind: row.domain_kind,
-            primary: primary_hostname.clone().filter(|_| !row.is_primary),
-            is_primary: row.is_primary,
-            primary_hostname,
-        };
-        routes.insert(hostname, route);
-    }
-    sites.insert(first.site_id, site);
 }

@@ -100,11 +100,35 @@ fn rows_come_back_as_they_went_in() {
     (second.is_primary, second.primary_hostname) = (false, Some("a".into()));
     let rows = vec![row(1, "a", 1), second];
     let table = after(&Table::default(), all(rows.clone()));
-    let mut back: Vec<_> = table.rows().collect();
+    let mut back: Vec<_> = table.sites().flat_map(|site| table.rows_of(site)).collect();
     back.sort_by(|a, b| a.hostname.cmp(&b.hostname));
     assert_eq!(back, rows);
-    assert_eq!(table.route("b").and_then(|r| r.primary.as_deref()), Some("a"));
-    assert_eq!(table.route("a").and_then(|r| r.primary.as_deref()), None);
+    assert_eq!(table.route("b").and_then(|r| r.primary().map(|name| &**name)), Some("a"));
+    assert_eq!(table.route("a").and_then(|r| r.primary().map(|name| &**name)), None);
+}
+
+#[test]
+fn what_is_the_same_is_kept_as_it_is() {
+    let rows = vec![row(1, "a", 1), row(1, "b", 1), row(2, "c", 1), row(3, "d", 1)];
+    let table = after(&Table::default(), all(rows));
+    let same = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+    // The second site moved, the third has a hostname more, the first has one less of its two.
+    let moved = RouteRow { generation: Generation(2), ..row(2, "c", 2) };
+    let reading = Reading { same_routes: same(&["a", "d"]), ..all(vec![moved, row(3, "e", 1)]) };
+    let next = after(&table, reading);
+    let mut names: Vec<_> =
+        next.sites().flat_map(|site| next.rows_of(site)).map(|row| row.hostname).collect();
+    names.sort();
+    assert_eq!(names, ["a", "c", "d", "e"]);
+    assert_eq!(next.route("c").map(|route| route.site.generation), Some(Generation(2)));
+    let reading = Reading { same_routes: same(&["a", "c", "d", "e"]), ..Reading::default() };
+    let last = after(&next, reading);
+    assert_eq!(last.len(), 4);
+    for site in next.sites() {
+        assert!(last.site(site.id).is_some_and(|kept| Arc::ptr_eq(kept, site)));
+    }
+    let reading = Reading { same_routes: same(&["a"]), ..Reading::default() };
+    assert_eq!(last.merge(reading, true).expect("is trusted").table.sites().len(), 1);
 }
 
 proptest! {

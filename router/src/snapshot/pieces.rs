@@ -1,8 +1,7 @@
-//! What writes and reads a large file without a second copy of it in memory.
+//! What the pieces of the file are made of.
 
 use std::{
     borrow::Cow,
-    cell::Cell,
     fmt,
     io::{self, Write},
 };
@@ -34,26 +33,6 @@ impl<'de> Deserialize<'de> for Base64<'_> {
             }
         }
         deserializer.deserialize_str(Visitor).map(|bytes| Self(Cow::Owned(bytes)))
-    }
-}
-
-/// Writes what an iterator yields as a list, one after the other. Once.
-pub struct Each<I>(Cell<Option<I>>);
-
-impl<I> Each<I> {
-    /// A list of all of them.
-    pub const fn of(iterator: I) -> Self {
-        Self(Cell::new(Some(iterator)))
-    }
-}
-
-impl<I> Serialize for Each<I>
-where
-    I: Iterator,
-    I::Item: Serialize,
-{
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.take().into_iter().flatten())
     }
 }
 
