@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         }
     };
     telemetry::start_log(&config.log);
+    // Where the system hands huge pages to everybody, a connection that is idle would cost twice as
+    // much. Without this it is not wrong, only bigger.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
