@@ -2,9 +2,8 @@
 //! sealed in memory and on disk; those in use are open in a bounded cache.
 
 use std::{
-    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use control_types::{
@@ -16,13 +15,11 @@ use rustls::{crypto::aws_lc_rs::sign::any_supported_type, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use uuid::Uuid;
 
+use crate::shared::Shared;
+
 /// Most private keys held open, of 1.7 KB each. Opening one takes a tenth of what a handshake takes,
 /// so a router with many more sites is not slower by much, and 100,000 sites fit into 300 MB.
 const OPEN_CERTIFICATES: u64 = 8_192;
-/// Most intermediate certificates that are kept once for all chains.
-const SHARED_INTERMEDIATES: usize = 1_024;
-/// Most ends of chains that are kept once.
-const SHARED_ISSUERS: usize = 1_024;
 
 /// A certificate whose private key is sealed.
 #[derive(Debug)]
@@ -156,21 +153,19 @@ impl SealedCertificate {
 impl Issuers {
     /// The one value that all chains with this end have.
     pub fn shared(ders: Vec<CertificateDer<'static>>) -> Arc<Self> {
-        static SHARED: LazyLock<Mutex<HashMap<Vec<CertificateDer<'static>>, Arc<Issuers>>>> =
-            LazyLock::new(Mutex::default);
-        let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get(&ders) {
-            return Arc::clone(known);
-        }
+        static ALL: Shared<Vec<CertificateDer<'static>>, Arc<Issuers>> = Shared::new();
+        ALL.get(&ders, || {
+            let new = Self::new(ders.clone());
+            (new.ders.to_vec(), Arc::new(new))
+        })
+        .unwrap_or_else(|| Arc::new(Self::new(ders)))
+    }
+
+    fn new(ders: Vec<CertificateDer<'static>>) -> Self {
         let mut hasher = DefaultHasher::new();
         ders.hash(&mut hasher);
         // A chain is cloned for each open key: that must not copy the bytes again.
-        let kept: Vec<_> = ders.into_iter().map(shared).collect();
-        let new = Arc::new(Self { ders: kept.clone().into(), fingerprint: hasher.finish() });
-        if all.len() < SHARED_ISSUERS {
-            all.insert(kept, Arc::clone(&new));
-        }
-        new
+        Self { ders: ders.into_iter().map(shared).collect(), fingerprint: hasher.finish() }
     }
 
     /// In DER, the one that issued the leaf first.
@@ -181,17 +176,12 @@ impl Issuers {
 
 /// The same bytes once for all chains: there are few intermediates and many chains.
 fn shared(der: CertificateDer<'static>) -> CertificateDer<'static> {
-    static SHARED: LazyLock<Mutex<HashSet<&'static [u8]>>> = LazyLock::new(Mutex::default);
-    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.get(der.as_ref()) {
-        return CertificateDer::from(*known);
-    }
-    if all.len() >= SHARED_INTERMEDIATES {
-        return der;
-    }
-    let kept: &'static [u8] = Box::leak(der.as_ref().into());
-    all.insert(kept);
-    CertificateDer::from(kept)
+    static ALL: Shared<&'static [u8], &'static [u8]> = Shared::new();
+    let kept = ALL.get(der.as_ref(), || {
+        let kept: &'static [u8] = Box::leak(der.as_ref().into());
+        (kept, kept)
+    });
+    kept.map_or_else(|| der.clone(), CertificateDer::from)
 }
 
 /// The open private keys in use.

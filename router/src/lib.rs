@@ -17,6 +17,7 @@ pub mod arrival;
 pub mod proxy_protocol;
 pub mod passthrough;
 pub mod tls;
+mod shared;
 pub mod certificates;
 pub mod challenge;
 pub mod request;

@@ -1,10 +1,7 @@
 //! A site as the router knows it. There are a hundred thousand of them, so what equals at many sites
 //! is kept once, and what few have takes no place in the others.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, LazyLock, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use control_types::{Generation, SiteId, Upstream, hostname::is_local, state::SiteState};
 use http::HeaderValue;
@@ -12,10 +9,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::RouteRow;
-use crate::{site_traffic::SiteTraffic, upstream::Pool};
+use crate::{shared::Shared, site_traffic::SiteTraffic, upstream::Pool};
 
-/// Most values of a kind that are kept once for all sites, and their longest text.
-const SHARED_VALUES: usize = 1_024;
+/// The longest text that is kept once for all sites.
 const SHARED_BYTES: usize = 64;
 
 /// What all requests of a site together may take of one router.
@@ -133,32 +129,23 @@ fn unsigned(number: i32) -> u32 {
 
 /// The same text once for all sites: there are few regions and languages.
 fn shared_text(text: &str) -> Arc<str> {
-    static SHARED: LazyLock<Mutex<HashSet<Arc<str>>>> = LazyLock::new(Mutex::default);
-    if text.len() > SHARED_BYTES {
-        return text.into();
-    }
-    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.get(text) {
-        return Arc::clone(known);
-    }
-    let new = Arc::from(text);
-    if all.len() < SHARED_VALUES {
-        all.insert(Arc::clone(&new));
-    }
-    new
+    static TEXTS: Shared<Arc<str>, Arc<str>> = Shared::new();
+    let new = || Arc::<str>::from(text);
+    let shared = (text.len() <= SHARED_BYTES).then(|| {
+        TEXTS.get(text, || {
+            let new = new();
+            (Arc::clone(&new), new)
+        })
+    });
+    shared.flatten().unwrap_or_else(new)
 }
 
 /// The same header once for all sites: nearly all have the same age.
 fn shared_hsts(max_age_secs: u32) -> HeaderValue {
-    static SHARED: LazyLock<Mutex<HashMap<u32, HeaderValue>>> = LazyLock::new(Mutex::default);
-    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.get(&max_age_secs) {
-        return known.clone();
-    }
-    let new = HeaderValue::try_from(format!("max-age={max_age_secs}"))
-        .unwrap_or(HeaderValue::from_static("max-age=0"));
-    if all.len() < SHARED_VALUES {
-        all.insert(max_age_secs, new.clone());
-    }
-    new
+    static HEADERS: Shared<u32, HeaderValue> = Shared::new();
+    let new = || {
+        HeaderValue::try_from(format!("max-age={max_age_secs}"))
+            .unwrap_or(HeaderValue::from_static("max-age=0"))
+    };
+    HEADERS.get(&max_age_secs, || (max_age_secs, new())).unwrap_or_else(new)
 }
