@@ -181,10 +181,10 @@ pub async fn tls(
         }
         End::Here => {
             let server_name = hello.server_name.clone();
-            let gone = Arc::new(WatchClient::default());
-            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
+            let watched = Arc::new(WatchClient::default());
+            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&watched));
             let secured = tls::secure(stream, hello, handshakes, deadline).await?;
-            let client = Client::new(visitor, server_name, true, gone);
+            let client = Client::new(visitor, server_name, true, watched);
             Ok(Arrived::Here(secured, Arc::new(client)))
         }
     }

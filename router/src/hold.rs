@@ -144,7 +144,7 @@ async fn held(
     };
     // Counted as waiting before it is not counted as in flight any more.
     record.in_flight = None;
-    let watched = client.gone.watch();
+    let watched = client.stream.watch();
     let begun = Instant::now();
     let end = begun + edge.limits.longest_hold().saturating_sub(record.held.unwrap_or_default());
     let waiting = async {

@@ -171,9 +171,9 @@ async fn connection(edge: Arc<Edge>, mut stream: TcpStream, peer: SocketAddr, sp
     };
     let handshakes = match speaks {
         Speaks::Http => {
-            let gone = Arc::new(WatchClient::default());
-            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&gone));
-            let client = Arc::new(Client::new(visitor, None, false, gone));
+            let watched = Arc::new(WatchClient::default());
+            let stream = Patient::new(stream, edge.limits.taking(), Arc::clone(&watched));
+            let client = Arc::new(Client::new(visitor, None, false, watched));
             return Box::pin(http1::serve(&edge, stream, client, request::redirect)).await;
         }
         Speaks::Https(handshakes) | Speaks::Passed(handshakes) => handshakes,
@@ -245,7 +245,7 @@ where
             request::answer(edge, client, request).await
         }
     });
-    let gone = Arc::clone(&client.gone);
+    let watched = Arc::clone(&client.stream);
     let connection = http2::Builder::new(Tracked(Arc::clone(edge)))
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -268,7 +268,7 @@ where
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 outcome = connection => outcome,
-                () = gone.takes_nothing(edge.limits.write_stall()) => Ok(()),
+                () = watched.takes_nothing(edge.limits.write_stall()) => Ok(()),
             }
         }
     };

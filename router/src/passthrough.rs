@@ -31,6 +31,7 @@ use crate::{
     limits::{EDGE_CONNECT_TIMEOUT, PASSTHROUGH_FAREWELL_TIMEOUT, PASSTHROUGH_IDLE_TIMEOUT},
     proxy_protocol,
     route_table::EdgeRow,
+    telemetry::OneMore,
 };
 
 /// A router that could not be reached is the last choice for so long.
@@ -163,10 +164,9 @@ pub async fn carry(edge: Arc<Edge>, mut client: TcpStream, said: Vec<u8>, carryi
         Err(error) => Err(error),
         Ok((stream, router)) => {
             carried.router = router;
-            edge.metrics.passing_on.increment(1.0);
+            let _more = OneMore::of(&edge.metrics.passing_on);
             let first = [header(address, client.local_addr(), false, version), said].concat();
             carried.run(&mut client, stream, first, &edge).await;
-            edge.metrics.passing_on.decrement(1.0);
             Ok(())
         }
     };

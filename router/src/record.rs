@@ -54,19 +54,19 @@ pub struct Client {
     pub way: Way,
     /// What the address may take.
     pub admission: Admission,
-    /// Whether somebody waits for the client to leave.
-    pub gone: Arc<WatchClient>,
+    /// What is known of the stream below.
+    pub stream: Arc<WatchClient>,
     leaving: Notify,
     switched: Mutex<Option<Box<Agreed>>>,
 }
 
 impl Client {
-    /// The client of a connection that `gone` watches.
+    /// The client of a connection over `stream`.
     pub fn new(
         visitor: Visitor,
         server_name: Option<Box<str>>,
         tls: bool,
-        gone: Arc<WatchClient>,
+        stream: Arc<WatchClient>,
     ) -> Self {
         let Visitor { address, way, admission, .. } = visitor;
         let address_header = HeaderValue::try_from(address.ip().to_string());
@@ -77,7 +77,7 @@ impl Client {
             tls,
             way,
             admission,
-            gone,
+            stream,
             leaving: Notify::new(),
             switched: Mutex::default(),
         }
@@ -156,7 +156,7 @@ impl Record {
         version: Version,
     ) -> Box<Self> {
         edge.metrics.in_flight.increment(1.0);
-        client.gone.request_begins();
+        client.stream.request_begins();
         Box::new(Self {
             id: request_id::next(),
             method: method.clone(),
@@ -318,7 +318,7 @@ impl Drop for Record {
         let metrics = &self.edge.metrics;
         let duration = self.begun.elapsed();
         metrics.in_flight.decrement(1.0);
-        self.client.gone.request_ends();
+        self.client.stream.request_ends();
         metrics.answered(self.status);
         metrics.request_seconds.record(duration.as_secs_f64());
         if let Some(upstream) = self.upstream {

@@ -108,6 +108,24 @@ pub struct Metrics {
     pub snapshots_written: Counter,
 }
 
+/// One more in a gauge, for as long as this lives.
+#[must_use = "it is over when this is dropped"]
+pub struct OneMore(Gauge);
+
+impl OneMore {
+    /// Begins to count.
+    pub fn of(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for OneMore {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 impl Metrics {
     /// All of them, at zero. After [`start_metrics`].
     pub fn new() -> Self {

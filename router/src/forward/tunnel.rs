@@ -25,6 +25,7 @@ use crate::{
     limits::{self, TUNNEL_IDLE_TIMEOUT},
     route_table::Site,
     site_traffic::{InFlight, Tunnel},
+    telemetry::OneMore,
     upstream::transport::Transport,
 };
 
@@ -59,9 +60,8 @@ impl Agreed {
     /// Passes bytes both ways until one side ends.
     pub async fn run(self, edge: &Arc<Edge>, client: impl AsyncRead + AsyncWrite) {
         let Self { instance, site, counted: _counted } = self;
-        edge.metrics.tunnels.increment(1.0);
+        let _more = OneMore::of(&edge.metrics.tunnels);
         run(edge, site, client, instance).await;
-        edge.metrics.tunnels.decrement(1.0);
     }
 }
 

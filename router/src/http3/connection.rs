@@ -24,6 +24,7 @@ use crate::{
     },
     listener::{Activity, patient::WatchClient, share},
     record::{Client, Way},
+    telemetry::OneMore,
 };
 
 /// How many requests are still taken after the goodbye, which does not arrive at once.
@@ -44,7 +45,7 @@ pub async fn serve(edge: Arc<Edge>, quic: quinn::Connection, mut client: Arc<Cli
     let Ok(_share) = share(&edge, &client) else {
         return quic.close(number(Code::H3_EXCESSIVE_LOAD), b"the site has too many connections");
     };
-    let _open = Open::count(&edge);
+    let _open = OneMore::of(&edge.metrics.http3_connections);
     let (connection, gate) = Connection::new(quic.clone());
     let mut builder = h3::server::builder();
     builder.max_field_section_size(MAX_HEADER_LIST_BYTES.into()).send_grease(false);
@@ -100,8 +101,8 @@ fn follow(edge: &Edge, quic: &quinn::Connection, client: &mut Arc<Client>) -> bo
         return false;
     };
     let visitor = Visitor { address, way: Way::Straight, admission, version: None };
-    let gone = Arc::new(WatchClient::default());
-    *client = Arc::new(Client::new(visitor, client.server_name.clone(), true, gone));
+    let watched = Arc::new(WatchClient::default());
+    *client = Arc::new(Client::new(visitor, client.server_name.clone(), true, watched));
     true
 }
 
@@ -129,19 +130,4 @@ async fn is_over(requests: &TaskTracker) {
 
 fn number(code: Code) -> quinn::VarInt {
     quinn::VarInt::from_u64(code.value()).unwrap_or(quinn::VarInt::MAX)
-}
-
-struct Open<'a>(&'a Edge);
-
-impl<'a> Open<'a> {
-    fn count(edge: &'a Edge) -> Self {
-        edge.metrics.http3_connections.increment(1.0);
-        Self(edge)
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.http3_connections.decrement(1.0);
-    }
 }

@@ -171,8 +171,8 @@ async fn arrive(
     };
     edge.metrics.handshakes.increment(1);
     let visitor = Visitor { address, way: Way::Straight, admission, version: None };
-    let gone = Arc::new(WatchClient::default());
-    let client = Arc::new(Client::new(visitor, server_name(&quic), true, gone));
+    let watched = Arc::new(WatchClient::default());
+    let client = Arc::new(Client::new(visitor, server_name(&quic), true, watched));
     connection::serve(edge, quic, client).await;
 }
 

@@ -35,6 +35,7 @@ use crate::{
     forward::{answer::AnswerBody, tunnel::Agreed},
     limits::{HEADER_TIMEOUT, MAX_HEAD_BYTES},
     record::Client,
+    telemetry::OneMore,
 };
 
 /// How often a connection is looked at: hyper keeps it for this long after the last request, at most
@@ -66,7 +67,7 @@ where
             // It had begun to say something, slowly: hyper waits on, for the rest of its time.
             continue;
         }
-        let _counted = Quiet::begin(edge);
+        let _counted = OneMore::of(&edge.metrics.quiet_connections);
         tokio::select! {
             () = poll_fn(|cx| stream.stream.poll_speaks(cx)) => {}
             () = either(going.as_mut(), sleep_until(free_since + HEADER_TIMEOUT)) => {
@@ -74,22 +75,6 @@ where
                 return;
             }
         }
-    }
-}
-
-/// A connection that waits without hyper, counted for as long as this lives.
-struct Quiet<'a>(&'a Edge);
-
-impl<'a> Quiet<'a> {
-    fn begin(edge: &'a Edge) -> Self {
-        edge.metrics.quiet_connections.increment(1.0);
-        Self(edge)
-    }
-}
-
-impl Drop for Quiet<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.quiet_connections.decrement(1.0);
     }
 }
 
@@ -134,15 +119,14 @@ where
         Ok::<_, Infallible>(answer)
     });
     let begun_to_speak = !stream.said.is_empty();
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = Box::pin(connection);
     let mut lull = Rarely::new(async {
         tokio::select! {
             () = going => Lull::Going,
-            lull = silence(&client.gone, begun_to_speak, free_since) => lull,
+            lull = silence(&client.stream, begun_to_speak, free_since) => lull,
         }
     });
     let outcome = tokio::select! {
@@ -152,10 +136,10 @@ where
             Lull::Quiet => return Stage::Quiet(taken_back(connection)),
             Lull::TooLong => return farewell(taken_back(connection)).await,
             Lull::Going => {
-                connection.as_mut().graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
                 let mut free_since = Instant::now();
                 // A client that never asks is not waited for.
-                let silence = silence(&client.gone, begun_to_speak, &mut free_since);
+                let silence = silence(&client.stream, begun_to_speak, &mut free_since);
                 tokio::select! {
                     outcome = &mut connection => outcome,
                     _ = silence => return farewell(taken_back(connection)).await,
@@ -180,13 +164,13 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: Again<S>) -> St
 }
 
 /// The stream, from a connection that has nothing in progress or was upgraded.
-fn taken_back<S, T>(connection: Pin<Box<http1::Connection<TokioIo<Again<S>>, T>>>) -> Again<S>
+fn taken_back<S, T>(connection: http1::Connection<TokioIo<Again<S>>, T>) -> Again<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: HttpService<Incoming, ResBody = AnswerBody>,
     T::Error: Into<BoxError>,
 {
-    let http1::Parts { io, read_buf, .. } = Pin::into_inner(connection).into_parts();
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
     let Again { said, stream } = io.into_inner();
     // What hyper has read comes before what it has not.
     let said = if said.is_empty() { read_buf } else { [read_buf, said].concat().into() };

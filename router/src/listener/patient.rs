@@ -16,7 +16,6 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant, Sleep, sleep, sleep_until},
 };
-
 use tokio_rustls::server::TlsStream;
 
 use crate::limits::pace::{Pace, Patience};
@@ -236,10 +235,10 @@ impl<S: AsyncWrite + Leaves + Unpin> AsyncWrite for Patient<S> {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // One piece, the usual case, costs the system less as such.
-        let outcome = match data {
-            [piece] => Pin::new(&mut self.stream).poll_write(cx, piece),
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, data),
-        };
+        if let [piece] = data {
+            return self.poll_write(cx, piece);
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
         self.watch(cx, outcome, |length| *length)
     }
 
