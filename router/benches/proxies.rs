@@ -1,7 +1,8 @@
 //! The router beside nginx, HAProxy and Caddy, in one run: CPU time of the proxy for one request, as
-//! the median of what rounds say in which all take turns: the machine's own moods outlast a round. Run by hand, on a machine that is otherwise quiet:
-//! `cargo bench -p router --bench proxies`. Needs nginx, wrk and h2load (nghttp2-client); haproxy and
-//! caddy are measured when they are there. `-- h1` (or `h2`, `new`) for one kind of load only.
+//! the median over rounds in which all take turns: the machine's own moods outlast a round. Run by
+//! hand, on a machine that is otherwise quiet: `cargo bench -p router --bench proxies`, with `-- h1`
+//! (or `h2`, `new`) for one kind of load only. Needs nginx, wrk and h2load (nghttp2-client); haproxy
+//! and caddy are measured when they are there.
 //!
 //! Every proxy has one thread, pinned to core 0; the load and the instance (an nginx that answers
 //! 1 KiB from memory) are on core 1. All have an ECDSA P-256 certificate and TLS 1.3. The router has

@@ -28,7 +28,7 @@ mod gone;
 
 use std::time::Duration;
 
-use client::{Answer, ask_for_websocket, get};
+use client::{Answer, ask_for_websocket, get, post};
 use http_body_util::{BodyExt, Full};
 use stack::Stack;
 
@@ -134,9 +134,7 @@ async fn pages(stack: &Stack) {
 async fn bodies(stack: &Stack, a: &stack::Site) {
     for body in [10_usize, 900_000] {
         let text = "x".repeat(body);
-        let request = format!(
-            "POST /echo HTTP/1.1\r\nHost: {A}\r\nContent-Length: {body}\r\nConnection: close\r\n\r\n{text}"
-        );
+        let request = post(A, "/echo", &text);
         let answer = stack.https(A, request.as_bytes()).await;
         assert_eq!((answer.status, answer.body.len()), (200, body));
     }
@@ -263,9 +261,7 @@ async fn websocket(stack: &Stack) {
 async fn stale_generation(stack: &Stack, a: &stack::Site, b: &stack::Site) {
     // The instance is one generation ahead of the control database: the request waits for the route.
     a.instance.serve_generation(2);
-    let post = format!(
-        "POST /echo HTTP/1.1\r\nHost: {A}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nagain"
-    );
+    let post = post(A, "/echo", "again");
     let (answer, ()) = futures_util::future::join(stack.https(A, post.as_bytes()), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         stack.raise_generation(a, 2).await;

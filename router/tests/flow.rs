@@ -29,14 +29,7 @@ mod slowhttptest;
 #[path = "flow/streams.rs"]
 mod streams;
 
-use client::get;
+use client::{get, keep, post};
 
 const A: &str = "alpha.platform.test";
 const B: &str = "beta.platform.test";
-
-fn post(host: &str, path: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )
-}

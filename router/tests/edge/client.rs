@@ -24,6 +24,19 @@ pub fn ask_for_websocket(host: &str, path: &str) -> String {
     )
 }
 
+/// A request after which the connection goes on.
+pub fn keep(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+/// A request with a body, whose answer ends the connection.
+pub fn post(host: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+}
+
 /// A request whose answer ends the connection.
 pub fn get(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")

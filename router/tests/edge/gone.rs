@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::{
     A,
-    client::get,
+    client::{get, post},
     stack::{Site, Stack},
 };
 
@@ -54,13 +54,6 @@ async fn lost(stack: &Stack, site: &Site, silence: &Silence) {
     }
 }
 
-fn write(text: &str) -> String {
-    let length = text.len();
-    format!(
-        "POST /write HTTP/1.1\r\nHost: {A}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}"
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_follow_a_site_whose_machine_is_gone() {
     let stack = Stack::start().await;
@@ -71,7 +64,7 @@ async fn requests_follow_a_site_whose_machine_is_gone() {
 
     // The news comes while they still try to connect: they do not try to the end.
     lost(&stack, &a, &silence).await;
-    let (read, write_one) = (get(A, "/who"), write("one"));
+    let (read, write_one) = (get(A, "/who"), post(A, "/write", "one"));
     let asking = join(stack.https(A, read.as_bytes()), stack.https(A, write_one.as_bytes()));
     let (answers, ()) = join(asking, async {
         stack.site_until(&a, |seen| seen["requests_in_flight"] == 2).await;
@@ -84,7 +77,7 @@ async fn requests_follow_a_site_whose_machine_is_gone() {
 
     // It comes after an attempt has failed.
     lost(&stack, &a, &silence).await;
-    let write_two = write("two");
+    let write_two = post(A, "/write", "two");
     let (answer, ()) = join(stack.https(A, write_two.as_bytes()), async {
         stack.metric_above(CONNECT_ERRORS, 0.0).await;
         a.starts_at(&stack, &home).await;

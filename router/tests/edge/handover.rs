@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 
 use crate::{
     A,
-    client::{Stream, ask_for_websocket},
+    client::{Stream, ask_for_websocket, keep},
     get,
     stack::{Doors, Stack},
 };
@@ -128,7 +128,7 @@ async fn says_hi(socket: &mut Stream) {
 }
 
 async fn keep_alive(doors: Doors, seen: Arc<Seen>) {
-    let request = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    let request = keep(A, "/who");
     let mut stream = doors.connect(A).await;
     while seen.goes_on() {
         let answer = stream.ask(request.as_bytes()).await;

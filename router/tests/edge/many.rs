@@ -8,7 +8,7 @@ use sqlx::raw_sql;
 
 use crate::{
     A,
-    client::Stream,
+    client::{Stream, keep},
     get,
     stack::{Site, Stack},
 };
@@ -47,7 +47,7 @@ async fn add_many(stack: &Stack) {
 }
 
 async fn ask_by_http(stream: &mut Stream, host: &str) -> u16 {
-    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let request = keep(host, "/");
     stream.ask(request.as_bytes()).await.status
 }
 

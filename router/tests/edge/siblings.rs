@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     A,
-    client::Stream,
+    client::{Stream, keep},
     get,
     stack::{Site, Stack, quit},
 };
@@ -119,7 +119,7 @@ async fn what_is_under_way_in_the_router_before_is_counted_and_held() {
     let uploading = stack.upload().await;
     let mut socket = stack.websocket().await;
     let mut kept = stack.connect(A).await;
-    let who = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    let who = keep(A, "/who");
     assert_eq!(kept.ask(who.as_bytes()).await.body, "alpha");
 
     let before = stack.replaced().await;

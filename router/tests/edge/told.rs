@@ -45,9 +45,17 @@ impl Stack {
     }
 
     pub async fn metric_above(&self, name: &str, least: f64) {
+        self.metric_until(name, |value| value > least).await;
+    }
+
+    pub async fn metric_until(&self, name: &str, wished: impl Fn(f64) -> bool) {
         let begun = Instant::now();
-        while self.metric(name).await <= least {
-            assert!(begun.elapsed() < PATIENCE, "{name} stays: {}", self.log());
+        loop {
+            let value = self.metric(name).await;
+            if wished(value) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{name} stays {value}: {}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

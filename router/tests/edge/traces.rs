@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{
     A,
-    client::Stream,
+    client::{Stream, keep},
     collector::{Collector, attribute, is_of_request},
     get,
     stack::{Site, Stack},
@@ -154,7 +154,7 @@ async fn a_collector_that_does_not_work_harms_nobody() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
     let address = silent.local_addr().expect("has an address");
     let (stack, _site) = start(&format!("http://{address}/v1/traces"), 1.0).await;
-    let who = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    let who = keep(A, "/who");
     let dropped = "router_traces_total{outcome=\"dropped\"}";
     let mut streams = futures_util::future::join_all((0..4).map(|_| stack.connect(A))).await;
     while stack.metric(dropped).await < 1.0 {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use crate::{A, B, get, stack::Stack};
+use crate::{A, B, get, keep, stack::Stack};
 
 fn number(text: &str, name: &str) -> f64 {
     let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
@@ -24,7 +24,7 @@ async fn a_client_has_its_share() {
     let mut stream = stack.connect(A).await;
     let mut answered = 0;
     for _ in 0..30 {
-        stream.send(format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n")).await;
+        stream.send(keep(A, "/who")).await;
         stream.read_until("HTTP/1.1 ").await;
         let status = stream.read_until_any(&["200 OK", "429 Too Many Requests"]).await;
         answered += usize::from(status == "200 OK");
@@ -107,7 +107,7 @@ async fn a_site_has_its_share_and_takes_nobody_elses() {
     for _ in 0..25 {
         // Whoever is answered, whatever the answer, is counted.
         let mut stream = stack.connect(A).await;
-        stream.send(format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n")).await;
+        stream.send(keep(A, "/who")).await;
         stream.read_until("HTTP/1.1 ").await;
         kept.push(stream);
     }

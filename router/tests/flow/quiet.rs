@@ -1,14 +1,10 @@
 //! Connections that say nothing for a while: the router keeps no buffers for them, and they go on.
 
-use std::time::{Duration, Instant};
-
 use crate::{
     A,
-    client::{Stream, ask_for_websocket},
+    client::{Stream, ask_for_websocket, keep},
     stack::Stack,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_connection_goes_on_whatever_comes_next() {
@@ -32,7 +28,7 @@ async fn a_quiet_connection_goes_on_whatever_comes_next() {
     for half in ["GET /who HT", "GET /who HTTP/1.1\r\nHost: "] {
         slow.send(half.to_owned()).await;
         quiet(&stack, 4).await;
-        let whole = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+        let whole = keep(A, "/who");
         // Nobody can see that the router has looked again, so others are waited for.
         ask(&mut kept).await;
         quiet(&stack, 4).await;
@@ -49,7 +45,7 @@ async fn a_quiet_connection_goes_on_whatever_comes_next() {
     }
 
     // Two requests in one piece.
-    let request = format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n");
+    let request = keep(A, "/who");
     gone.send(request.repeat(2)).await;
     gone.read_until("alpha").await;
     gone.read_until("alpha").await;
@@ -66,19 +62,11 @@ async fn a_quiet_connection_goes_on_whatever_comes_next() {
 }
 
 async fn ask(client: &mut Stream) {
-    client.send(format!("GET /who HTTP/1.1\r\nHost: {A}\r\n\r\n")).await;
+    client.send(keep(A, "/who")).await;
     client.read_until("alpha").await;
 }
 
 /// Waits until so many connections are quiet.
-async fn quiet(stack: &Stack, count: usize) {
-    let (begun, wanted) = (Instant::now(), format!("router_quiet_connections {count}"));
-    loop {
-        let text = stack.admin("/metrics").await;
-        if text.lines().any(|line| line == wanted) {
-            return;
-        }
-        assert!(begun.elapsed() < PATIENCE, "not {wanted}: {text}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+async fn quiet(stack: &Stack, count: u32) {
+    stack.metric_until("router_quiet_connections", |value| value == f64::from(count)).await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use router::route_source::NEWS_BOUND;
 
 use crate::{
-    client::Stream,
+    client::{Stream, keep},
     stack::{Router, SINGAPORE, Site, Stack},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 const LATE: Duration = Duration::from_secs(3);
 
 fn who(host: &str) -> String {
-    format!("GET /who HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    keep(host, "/who")
 }
 
 /// A connection to Jakarta from before the move.

@@ -9,13 +9,9 @@ use std::sync::{
 use http_body_util::{BodyExt, Full};
 
 use crate::{
-    client::{Stream, ask_for_websocket},
+    client::{Stream, ask_for_websocket, keep},
     stack::{SINGAPORE, Stack},
 };
-
-fn keep(host: &str, path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_from_before_a_move_end_with_an_answer_from_the_new_home() {
