@@ -44,7 +44,8 @@ pub fn installed(program: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
-/// An nginx that answers 1 KiB from memory, at a port and at a socket.
+/// An nginx that answers 1 KiB from memory, at a port and at a socket. Below `/large/` it has
+/// files, and `/upload` answers when it has all of the body.
 pub fn backend_conf(port: u16, socket: &Path, directory: &Path) -> String {
     let (body, at) = ("x".repeat(1024), directory.display());
     format!(
@@ -53,7 +54,9 @@ pub fn backend_conf(port: u16, socket: &Path, directory: &Path) -> String {
          http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {at}/b1;
              proxy_temp_path {at}/b2; fastcgi_temp_path {at}/b3; uwsgi_temp_path {at}/b4;
              scgi_temp_path {at}/b5;
-             server {{ listen 127.0.0.1:{port}; listen unix:{}; location / {{ return 200 '{body}'; }} }} }}",
+             server {{ listen 127.0.0.1:{port}; listen unix:{}; location / {{ return 200 '{body}'; }}
+                 location /large/ {{ alias {at}/large/; }}
+                 location /upload {{ proxy_pass http://127.0.0.1:{port}/; }} }} }}",
         socket.display()
     )
 }
@@ -70,6 +73,7 @@ pub fn write(path: PathBuf, text: &str) -> PathBuf {
 }
 
 /// The other proxies: name, program, configuration with `PORT` for the port.
+#[allow(dead_code, reason = "not every benchmark asks")]
 pub fn others(directory: &Path, backend: u16) -> Vec<(&'static str, &'static str, String)> {
     let at = directory.display();
     let nginx = format!(

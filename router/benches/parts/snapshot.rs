@@ -19,6 +19,7 @@ use router::{
     route_table::{Reading, RouteRow, Table},
     snapshot,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -101,24 +102,42 @@ pub struct Running {
     pub https: SocketAddr,
     #[allow(dead_code, reason = "not every benchmark asks")]
     pub admin: SocketAddr,
+    /// Over UDP, where it was asked for.
+    #[allow(dead_code, reason = "not every benchmark asks")]
+    pub http3: Option<SocketAddr>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Not killed: a build that notes where its time goes (`ops/dist`) writes that at its end.
+        if let Some(process) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(process, Signal::TERM);
+        }
         let _ = self.child.wait();
     }
 }
 
 /// Starts the router's binary with the table; `before` comes in front of the command line.
+#[allow(dead_code, reason = "not every benchmark asks")]
 pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) -> Running {
+    start_with(directory, makers, table, before, &[])
+}
+
+/// Like [`start`], with more of the configuration.
+pub fn start_with(
+    directory: &Path,
+    makers: &Makers,
+    table: &Table,
+    before: &[&str],
+    more: &[(&str, &str)],
+) -> Running {
     let path = |name: &str| directory.join(name);
     let written = path("routes.snapshot");
     snapshot::write(&written, table, REGION, OffsetDateTime::now_utc()).expect("writes");
     std::fs::write(path("ring.json"), makers.ring.to_json()).expect("writes");
     let ready = path("ready.json");
     let _ = std::fs::remove_file(&ready);
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "name": "bench", "region": REGION, "platform_domain": "localhost",
         "https_listen": "127.0.0.1:0", "http_listen": "127.0.0.1:0",
         "admin_listen": "127.0.0.1:0",
@@ -133,6 +152,9 @@ pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) 
             "requests_per_second": 10_000_000, "request_burst": 10_000_000,
         },
     });
+    for (field, value) in more {
+        config[field] = (*value).into();
+    }
     std::fs::write(path("router.json"), config.to_string()).expect("writes");
     let log = std::fs::File::create(path("router.log")).expect("has a log");
     let binary = env!("CARGO_BIN_EXE_router");
@@ -154,9 +176,13 @@ pub fn start(directory: &Path, makers: &Makers, table: &Table, before: &[&str]) 
         assert!(begun.elapsed() < PATIENCE, "the router does not start");
         std::thread::sleep(Duration::from_millis(1));
     };
-    let address =
-        |name: &str| ready[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
-    Running { child, https: address("https"), admin: address("admin") }
+    let address = |name: &str| ready[name].as_str().and_then(|text| text.parse().ok());
+    Running {
+        child,
+        https: address("https").expect("an address"),
+        admin: address("admin").expect("an address"),
+        http3: address("http3"),
+    }
 }
 
 /// A table of some sites.
