@@ -361,14 +361,15 @@ impl Connection {
     /// without this, a connection is closed.
     pub fn give_back(self, upstreams: &Upstreams) {
         let Self { link, pool: Some(pool), .. } = self else { return };
-        if !link.exchange.can_go_on() || link.made.elapsed() > UPSTREAM_MAX_AGE {
+        let now = Instant::now();
+        if !link.exchange.can_go_on() || now.duration_since(link.made) > UPSTREAM_MAX_AGE {
             return;
         }
         let mut idle = pool.lock();
         if idle.len() >= MAX_IDLE_UPSTREAM_CONNECTIONS {
             return;
         }
-        idle.push(Idle { link, since: Instant::now() });
+        idle.push(Idle { link, since: now });
         let known = pool.swept.swap(true, Ordering::Relaxed);
         drop(idle);
         if !known {

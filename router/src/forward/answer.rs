@@ -42,7 +42,7 @@ pub struct Stream {
     connection: Option<Connection>,
     edge: Arc<Edge>,
     pause: Option<Pin<Box<Sleep>>>,
-    last_frame: Instant,
+    last_frame: Option<Instant>,
     events: Option<Events>,
 }
 
@@ -83,7 +83,7 @@ impl Stream {
             connection: Some(connection),
             edge: Arc::clone(edge),
             pause: None,
-            last_frame: Instant::now(),
+            last_frame: None,
             events: None,
         });
         stream.finish_if_over();
@@ -121,7 +121,8 @@ impl Stream {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(mut frame))) => {
-                self.last_frame = Instant::now();
+                // Nobody asks as long as nothing was waited for.
+                self.last_frame = self.pause.is_some().then(Instant::now);
                 if let (Some(events), Some(data)) = (&mut self.events, frame.data_mut()) {
                     events.pass(data);
                 }
@@ -146,12 +147,14 @@ impl Stream {
         let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(BODY_IDLE_TIMEOUT)));
         // The timer is moved only when it fires, not at every frame.
         while pause.as_mut().poll(cx).is_ready() {
-            let end = self.last_frame + BODY_IDLE_TIMEOUT;
-            if end <= Instant::now() {
-                self.connection = None;
-                return Poll::Ready(Some(Err(AnswerError::Paused)));
+            let end = self.last_frame.map(|last| last + BODY_IDLE_TIMEOUT);
+            match end.filter(|end| *end > Instant::now()) {
+                Some(end) => pause.as_mut().reset(end),
+                None => {
+                    self.connection = None;
+                    return Poll::Ready(Some(Err(AnswerError::Paused)));
+                }
             }
-            pause.as_mut().reset(end);
         }
         Poll::Pending
     }

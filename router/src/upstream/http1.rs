@@ -221,8 +221,12 @@ impl Exchange {
                 }
                 continue;
             }
-            let pieces = sending.pieces().map(IoSlice::new);
-            let written = Pin::new(&mut self.transport).poll_write_vectored(cx, &pieces);
+            let transport = Pin::new(&mut self.transport);
+            let written = match sending.pieces() {
+                // Most requests are a head alone; empty pieces would cost the system as much as full ones.
+                [head, [], []] => transport.poll_write(cx, head),
+                pieces => transport.poll_write_vectored(cx, &pieces.map(IoSlice::new)),
+            };
             match ready!(written) {
                 Ok(0) => sending.failed(io::ErrorKind::WriteZero.into())?,
                 Ok(length) => sending.wrote(length),
