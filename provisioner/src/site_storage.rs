@@ -1,5 +1,6 @@
 //! A site's files in an object store, as the provisioner sees them: a key that reaches the site's
-//! prefix only, and, when the site is deleted, everything under the prefix. It never reads a file.
+//! prefix only; when the site moves, the way of its files to another store; and, when it is deleted,
+//! everything under the prefix.
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -11,7 +12,12 @@ use uuid::Uuid;
 
 mod error;
 mod key_admin;
+mod copy;
 
+pub use copy::{
+    Blob, BlobsDigest, Copied, CopyError, CopyProgress, CopySettings, MissingBlob, Named,
+    OnProgress, Verified,
+};
 pub use error::SiteStorageError;
 pub use key_admin::{StorageKey, StorageKeyAdmin};
 
@@ -174,7 +180,8 @@ impl SiteStorage {
     /// # Errors
     /// When the object store is down or refuses.
     pub async fn prefix_is_empty(&self, prefix: &SitePrefix) -> Result<bool, SiteStorageError> {
-        Ok(self.objects(prefix, 1).await?.is_empty() && self.uploads(prefix).await?.is_empty())
+        Ok(self.objects(prefix, 1).await?.is_empty()
+            && self.uploads_below(&prefix.with_slash()).await?.is_empty())
     }
 
     /// Deletes all of a site's objects and unfinished uploads, a page at a time. Returns how many
@@ -201,7 +208,7 @@ impl SiteStorage {
         }
         let mut last_page = Vec::new();
         loop {
-            let page = self.uploads(prefix).await?;
+            let page = self.uploads_below(&prefix.with_slash()).await?;
             if page.is_empty() {
                 return Ok(deleted);
             }
@@ -260,24 +267,20 @@ impl SiteStorage {
         }
     }
 
-    /// The first unfinished uploads under the prefix, as key and upload id. A store that does not
+    /// The first unfinished uploads of keys that begin so, as key and upload id. A store that does not
     /// know how to list them has none that could be ended.
-    async fn uploads(
-        &self,
-        prefix: &SitePrefix,
-    ) -> Result<Vec<(String, String)>, SiteStorageError> {
-        let prefix = prefix.with_slash();
+    async fn uploads_below(&self, prefix: &str) -> Result<Vec<(String, String)>, SiteStorageError> {
         let page = self
             .0
             .bucket
-            .list_multiparts_uploads_page(Some(&prefix), None, None, None, Some(PAGE))
+            .list_multiparts_uploads_page(Some(prefix), None, None, None, Some(PAGE))
             .await
             .map_err(|error| self.sort("list the site's uploads", error));
         match page {
             Ok((page, _)) => Ok(page
                 .uploads
                 .into_iter()
-                .filter(|upload| upload.key.starts_with(&prefix))
+                .filter(|upload| upload.key.starts_with(prefix))
                 .map(|upload| (upload.key, upload.id))
                 .collect()),
             Err(error) if error.is_not_implemented() => Ok(Vec::new()),

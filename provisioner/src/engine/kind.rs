@@ -14,7 +14,7 @@ use crate::{
     engine::{Claim, ClaimError, decide::Shape},
     secrets::SecretError,
     site_database::SiteDatabaseError,
-    site_storage::SiteStorageError,
+    site_storage::{CopyError, SiteStorageError},
     world::World,
 };
 
@@ -91,7 +91,7 @@ macro_rules! retryable_or_not {
         }
     )*};
 }
-retryable_or_not!(SiteDatabaseError, SiteStorageError, NoCluster, NoObjectStore);
+retryable_or_not!(SiteDatabaseError, SiteStorageError, CopyError, NoCluster, NoObjectStore);
 
 impl From<PlaceError> for StepError {
     fn from(error: PlaceError) -> Self {

@@ -83,6 +83,11 @@ impl SiteStorageError {
         format!("object store {}", self.store())
     }
 
+    /// Whether there is no such object or upload. A bucket that is not there is something else.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: Some(404), reason, .. } if !reason.contains("NoSuchBucket"))
+    }
+
     /// Whether the endpoint does not know the request at all.
     pub(super) fn is_not_implemented(&self) -> bool {
         matches!(self, Self::Refused { status: Some(501), .. })
