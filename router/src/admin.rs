@@ -176,6 +176,7 @@ fn route(edge: &Edge, hostname: &str) -> Response<Full<Bytes>> {
         "site_state": site.state,
         "region": &*site.region,
         "generation": site.generation,
+        "gone_to": edge.routes.gone(site).map(|home| home.region.to_string()),
         "version": site.version,
         "upstream": site.upstream.as_ref().map(|pool| pool.address().to_string()),
         "requests_in_flight": site.traffic.counts().in_flight,

@@ -162,7 +162,7 @@ pub async fn tls(
     }
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let hello = tls::hello(&mut stream, deadline).await?;
-    let end = match end_of(edge, &hello) {
+    let end = match end_of(edge, &hello, visitor.way) {
         End::Elsewhere(_, version) if !visitor.may_go_on(version) => {
             arrives(edge, &hello, &visitor).await?
         }
@@ -198,7 +198,7 @@ enum End {
     Elsewhere(String, Option<i64>),
 }
 
-fn end_of(edge: &Edge, hello: &Hello) -> End {
+fn end_of(edge: &Edge, hello: &Hello, way: Way) -> End {
     let Some(server_name) = hello.server_name.as_deref() else { return End::Here };
     let table = edge.routes.load();
     if hello.is_challenge {
@@ -214,9 +214,16 @@ fn end_of(edge: &Edge, hello: &Hello) -> End {
             Proof::Http { .. } => End::Here,
         };
     }
-    match table.route(server_name) {
-        Some(route) if *route.site.region != *edge.region => {
-            End::Elsewhere(route.site.region.to_string(), Some(route.site.version))
+    let Some(route) = table.route(server_name) else { return End::Here };
+    let site = &route.site;
+    if *site.region != *edge.region {
+        return End::Elsewhere(site.region.to_string(), Some(site.version));
+    }
+    // An instance's word has no version that could keep a connection from going round, so what
+    // another router passed on ends here by it, and its requests are relayed.
+    match edge.routes.gone(site) {
+        Some(home) if way == Way::Straight => {
+            End::Elsewhere(home.region.to_string(), Some(site.version))
         }
         _ => End::Here,
     }
@@ -229,7 +236,7 @@ async fn arrives(edge: &Edge, hello: &Hello, visitor: &Visitor) -> Result<End, N
     edge.routes.nudge();
     let waiting = async {
         loop {
-            match end_of(edge, hello) {
+            match end_of(edge, hello, visitor.way) {
                 End::Elsewhere(_, version) if !visitor.may_go_on(version) => {}
                 end => return Ok(end),
             }

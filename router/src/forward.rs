@@ -18,6 +18,7 @@ mod connection;
 mod events;
 pub mod headers;
 mod refusal;
+mod gone;
 mod relay;
 pub mod tunnel;
 mod websocket;
@@ -206,14 +207,23 @@ impl Forwarding<'_> {
         if matches!(refusal, Refusal::WrongSite) {
             self.edge.metrics.wrong_site.increment(1);
         }
+        if let Refusal::Moved(home) = refusal {
+            self.edge.metrics.moved.increment(1);
+            if let Some(gone) = self.goes_by_word(site, home, again)? {
+                return Ok(gone);
+            }
+        }
+        let arrived = |now: &Site| match refusal {
+            // Another version of the generation that was left is no news.
+            Refusal::Moved(_) => now.generation > site.generation,
+            _ => now.version > site.version,
+        };
         let mut newer = Arc::clone(site);
         if again {
             self.edge.routes.nudge();
-            let version = site.version;
-            let arrived = |route: &Route| route.site.version > version;
-            self.update(&mut newer, REFRESH_PATIENCE, arrived).await?;
+            self.update(&mut newer, REFRESH_PATIENCE, |route| arrived(&route.site)).await?;
         }
-        if newer.version > site.version {
+        if arrived(&newer) {
             return Ok(newer);
         }
         let (host, generation) = (&*self.hostname, site.generation);
@@ -225,6 +235,10 @@ impl Forwarding<'_> {
             Refusal::WrongGeneration | Refusal::Fenced => tracing::warn!(
                 site.id = %site.id, host, %generation,
                 "the instance serves another generation and no newer route came"
+            ),
+            Refusal::Moved(home) => tracing::warn!(
+                site.id = %site.id, host, %generation, ?home,
+                "the instance says that the site has gone, and no newer route came"
             ),
         }
         Err(Reason::Relocating)

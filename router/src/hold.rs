@@ -81,8 +81,14 @@ impl Drop for Place {
 }
 
 /// Whether a request has to wait: the site is held, or others wait that came before it.
-pub fn must_wait(site: &Site, was_let_go: bool) -> bool {
-    in_force(site).is_some() || (!was_let_go && site.traffic.has_queue())
+pub fn must_wait(edge: &Edge, site: &Site, was_let_go: bool) -> bool {
+    holds(edge, site).is_some() || (!was_let_go && site.traffic.has_queue())
+}
+
+/// The hold that requests of a site wait for. None when the site has gone, as its instance says: what
+/// the hold was for is over, and the requests do not go where they were held from.
+fn holds<'a>(edge: &Edge, site: &'a Site) -> Option<&'a Hold> {
+    in_force(site).filter(|_| edge.routes.gone(site).is_none())
 }
 
 /// Waits in the site's queue. The request is in flight before and after, and held between.
@@ -106,8 +112,8 @@ pub async fn wait(
     held(edge, client, site, record, released).await
 }
 
-/// Waits because the site's instance refused to write: until there is a newer generation, the site is
-/// not held any more, or `pause` is over and it may be asked again.
+/// Waits because the site's instance refused to write: until there is a newer generation or word that
+/// the site has gone, the site is not held any more, or `pause` is over and it may be asked again.
 ///
 /// # Errors
 /// When there is no place, or the request has waited for too long.
@@ -119,13 +125,18 @@ pub async fn wait_for_fence(
     pause: Duration,
     record: &mut Record,
 ) -> Result<(), Reason> {
-    if in_force(site).is_some() {
+    if holds(edge, site).is_some() {
         return wait(edge, client, site, record).await;
     }
     let released = async {
         edge.routes.nudge();
         let (generation, version) = (site.generation, site.version);
-        let moved = |now: &Site| now.generation > generation || now.version > version;
+        let had_gone = edge.routes.gone(site).is_some();
+        let moved = |now: &Site| {
+            now.generation > generation
+                || now.version > version
+                || (!had_gone && edge.routes.gone(now).is_some())
+        };
         edge.routes.wait_for(hostname, pause, |route| moved(&route.site)).await;
     };
     held(edge, client, site, record, released).await
@@ -179,7 +190,7 @@ async fn release(edge: Arc<Edge>, id: SiteId, traffic: Arc<SiteTraffic>) {
             .routes
             .load()
             .site(id)
-            .and_then(|site| in_force(site))
+            .and_then(|site| holds(&edge, site))
             .map(|hold| hold.deadline - OffsetDateTime::now_utc());
         if let Some(remaining) = remaining {
             let remaining = Duration::try_from(remaining).unwrap_or_default().min(CLOCK_CHECK);

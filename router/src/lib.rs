@@ -130,6 +130,12 @@ impl Edge {
         self.stopping.cancel();
     }
 
+    /// Counts the sites that have gone by their instance's word.
+    pub fn note_gone(&self) {
+        #[allow(clippy::cast_precision_loss, reason = "there are not so many")]
+        self.metrics.gone_sites.set(self.routes.gone_sites() as f64);
+    }
+
     /// Whether it was told so.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)

@@ -143,7 +143,7 @@ async fn forwarded_or_not(
             response.headers_mut().insert(ALLOW, METHODS);
             return Ok(Outcome::Own(response));
         }
-        if !hold::must_wait(&route.site, was_let_go) {
+        if !hold::must_wait(edge, &route.site, was_let_go) {
             let (response, stream) =
                 forward::forward(edge, client, &route, &authority, head, body, record).await?;
             return Ok(Outcome::Forwarded(response, stream));

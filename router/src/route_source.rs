@@ -309,6 +309,7 @@ impl RouteSource {
                 }
                 self.note_size(&merged.table);
                 self.edge.routes.publish(merged.table);
+                self.edge.note_gone();
             }
             Err(refused) => {
                 self.strikes += 1;

@@ -24,7 +24,10 @@ use crate::{certificates::SealedCertificate, challenge::Challenges};
 
 mod merge;
 mod site;
+mod gone;
 
+use gone::Gone;
+pub use gone::Home;
 pub use merge::{Merged, Reading, Refused, Scope};
 pub use site::{Hold, Site, SiteLimits};
 
@@ -246,6 +249,7 @@ pub struct RouteTable {
     current: ArcSwap<Table>,
     changes: watch::Sender<u64>,
     nudge: Notify,
+    gone: Gone,
 }
 
 impl Default for RouteTable {
@@ -254,6 +258,7 @@ impl Default for RouteTable {
             current: ArcSwap::from_pointee(Table::default()),
             changes: watch::Sender::new(0),
             nudge: Notify::new(),
+            gone: Gone::default(),
         }
     }
 }
@@ -281,8 +286,33 @@ impl RouteTable {
 
     /// Makes `table` the current one. Only the route source does.
     pub fn publish(&self, table: Table) {
-        self.current.store(Arc::new(table));
+        let table = Arc::new(table);
+        self.current.store(Arc::clone(&table));
+        self.gone.forget(&table);
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Where a site has gone as its old instance says, when the table does not have that yet. Takes
+    /// no lock, and only a look as long as there is none.
+    pub fn gone(&self, site: &Site) -> Option<Home> {
+        self.gone.home(site)
+    }
+
+    /// Remembers that a site has gone until the table has it, or newer news. Whether that is news:
+    /// whoever waits for some is woken then.
+    pub fn remember_gone(&self, id: SiteId, home: &Home) -> bool {
+        let is_news = self.gone.remember(id, home);
+        // The table may have been published meanwhile.
+        self.gone.forget(&self.load());
+        if is_news {
+            self.changes.send_modify(|_| ());
+        }
+        is_news
+    }
+
+    /// How many sites have gone of which the table does not have it yet.
+    pub fn gone_sites(&self) -> usize {
+        self.gone.number()
     }
 
     /// Wakes the route source now.

@@ -18,6 +18,8 @@ mod challenges;
 #[path = "http3/client.rs"]
 #[allow(dead_code, reason = "another test uses more of it")]
 mod http3_client;
+#[path = "regions/gone.rs"]
+mod gone;
 #[path = "regions/hello.rs"]
 mod hello;
 #[path = "regions/late_news.rs"]

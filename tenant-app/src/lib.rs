@@ -11,6 +11,7 @@ pub mod handover;
 // What every handler gets, and the way of a request.
 pub mod site;
 pub mod fence;
+pub mod authority;
 pub mod storage;
 pub mod settings;
 pub mod routes;

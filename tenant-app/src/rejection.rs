@@ -11,8 +11,9 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
 };
 use control_types::{Generation, headers};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::{locales, pages, site::Site, values, visit::local_path};
+use crate::{authority::Place, locales, pages, site::Site, values, visit::local_path};
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,10 @@ pub enum Rejection {
     /// Routed by a stale route; the generation served here.
     #[error("this instance serves generation {0}")]
     OtherGeneration(Generation),
-    /// The database took the right to write (or all rights) away: the site is moving.
+    /// The site has gone from here for good; where to, if its database says so.
+    #[error("the site has gone to {0:?}")]
+    Moved(Option<Place>),
+    /// The database took the right to write away: the site is moving.
     #[error("the site is fenced here")]
     Fenced(#[source] sqlx::Error),
     /// The database or the object store does not answer now.
@@ -69,8 +73,15 @@ pub enum Rejection {
 
 impl From<sqlx::Error> for Rejection {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code());
+        let database = error.as_database_error();
+        let code = database.and_then(|error| error.code());
+        // What ends a session, or lets none begin, is no statement's fault: 42501 too, when the right
+        // to connect was taken away.
+        let is_fatal = database
+            .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+            .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
         match (&error, code.as_deref()) {
+            _ if is_fatal => Self::Unavailable(error.into()),
             (_, Some("42501")) => Self::Fenced(error),
             // Connection refused or lost, too many connections, shutting down, statement timeout.
             (_, Some(code))
@@ -109,7 +120,9 @@ impl Rejection {
             Self::TooLarge { .. } | Self::StorageFull => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Range(_) => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::OtherSite | Self::OtherGeneration(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::OtherSite | Self::OtherGeneration(_) | Self::Moved(_) => {
+                StatusCode::MISDIRECTED_REQUEST
+            }
             Self::Fenced(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -128,7 +141,7 @@ impl Rejection {
             Self::StorageFull => "error-storage-full",
             Self::Throttled(_) => "error-throttled",
             Self::Range(_) => "error-range",
-            Self::OtherSite | Self::OtherGeneration(_) => "error-misdirected",
+            Self::OtherSite | Self::OtherGeneration(_) | Self::Moved(_) => "error-misdirected",
             Self::Fenced(_) | Self::Unavailable(_) => "error-unavailable",
             Self::Internal(_) => "error-internal",
         }
@@ -145,6 +158,16 @@ impl Rejection {
             Self::OtherGeneration(generation) => {
                 set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_GENERATION));
                 set(headers::SERVES_GENERATION, generation.0.into());
+            }
+            Self::Moved(place) => {
+                set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_MOVED));
+                let place = place.as_ref();
+                if let Some((place, region)) =
+                    place.and_then(|place| Some((place, place.region.parse().ok()?)))
+                {
+                    set(headers::MOVED_GENERATION, place.generation.0.into());
+                    set(headers::MOVED_REGION, region);
+                }
             }
             Self::Fenced(_) => {
                 set(headers::REFUSED, HeaderValue::from_static(headers::REFUSED_FENCED));
@@ -231,6 +254,12 @@ impl Asked {
 pub async fn explain(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
     let mut response = next.run(request).await;
+    let own = response.extensions().get::<Arc<Rejection>>();
+    if own.is_some_and(|rejection| matches!(**rejection, Rejection::Fenced(_)))
+        && let Some(more) = site.fence.after_refusal().await
+    {
+        response = more.into_response();
+    }
     // axum's own refusals (a path that is no UUID, a method that a route lacks) carry none.
     let own = response.extensions_mut().remove::<Arc<Rejection>>();
     let rejection = match (own, response.status()) {

@@ -25,7 +25,8 @@ pub struct Site {
     pub settings: SettingsCache,
     /// Hashing with a bound on how much runs at once.
     pub passwords: Passwords,
-    fence: Fence,
+    /// The way to its database.
+    pub fence: Fence,
 }
 
 impl Site {

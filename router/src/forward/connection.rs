@@ -30,6 +30,9 @@ impl Forwarding<'_> {
         // Since when there is no instance that listens.
         let mut since = None;
         loop {
+            if let Some(gone) = self.gone(site) {
+                *site = gone;
+            }
             if self.is_elsewhere(site) {
                 return Box::pin(self.relay(site)).await;
             }
@@ -96,7 +99,11 @@ impl Forwarding<'_> {
         let left = |route: &Route| {
             let now = &*route.site;
             let is_there = now.upstream.as_ref().is_some_and(|now| Arc::ptr_eq(now, pool));
-            !is_there || now.id != site.id || self.is_elsewhere(now) || check_state(now).is_err()
+            !is_there
+                || now.id != site.id
+                || self.is_elsewhere(now)
+                || self.gone(now).is_some()
+                || check_state(now).is_err()
         };
         self.edge.routes.wait_for(&self.hostname, Duration::MAX, left).await;
     }

@@ -41,9 +41,11 @@ impl Forwarding<'_> {
             }
             Err(RelayError::Busy) => Err(Reason::Busy),
             Err(error) => {
+                // The control database may have another word, or the other router none yet.
+                let by_word = self.is_by_word(site);
                 tracing::warn!(site.id = %site.id, host = %self.hostname, region = &*site.region,
                     error = &error as &dyn std::error::Error, "a request cannot be relayed");
-                Err(Reason::UpstreamFailed)
+                Err(if by_word { Reason::Relocating } else { Reason::UpstreamFailed })
             }
         }
     }

@@ -38,7 +38,7 @@ use crate::{
         MAX_STREAMS,
     },
     listener::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
-    route_table::RouteTable,
+    route_table::{RouteTable, Site},
     watchdog::Heart,
 };
 
@@ -205,7 +205,9 @@ impl ResolvesServerCert for AtHome {
         let named = hello.server_name().and_then(|name| canonical(name, &mut scratch).ok());
         if let Some(name) = named {
             let table = self.routes.load();
-            if table.route(name).is_some_and(|route| *route.site.region != *self.region) {
+            let is_elsewhere =
+                |site: &Site| *site.region != *self.region || self.routes.gone(site).is_some();
+            if table.route(name).is_some_and(|route| is_elsewhere(&route.site)) {
                 return None;
             }
         }

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::RouteRow;
+use super::{Home, RouteRow};
 use crate::{shared::Shared, site_traffic::SiteTraffic, upstream::Pool};
 
 /// The longest text that is kept once for all sites.
@@ -74,6 +74,24 @@ impl Site {
     /// machine, where the same name may serve something without TLS tomorrow.
     pub fn hsts(&self, hostname: &str) -> Option<HeaderValue> {
         (!is_local(hostname)).then(|| self.hsts_header.clone())
+    }
+
+    /// The site as it is after it went to `home`, as far as that can be told from what is known of
+    /// it: it serves there, and not here.
+    pub fn gone_to(&self, home: Home) -> Arc<Self> {
+        Arc::new(Self {
+            generation: home.generation,
+            region: home.region,
+            hold: None,
+            upstream: None,
+            slug: self.slug.clone(),
+            name: self.name.clone(),
+            default_language: Arc::clone(&self.default_language),
+            traffic: Arc::clone(&self.traffic),
+            hsts_header: self.hsts_header.clone(),
+            hostnames: self.hostnames.clone(),
+            ..*self
+        })
     }
 
     /// A site from one of its rows. What outlives a version is taken over from `before`.

@@ -131,6 +131,43 @@ fn what_is_the_same_is_kept_as_it_is() {
     assert_eq!(last.merge(reading, true).expect("is trusted").table.sites().len(), 1);
 }
 
+#[test]
+fn the_word_that_a_site_has_gone_lasts_until_the_table_has_it() {
+    let routes = RouteTable::default();
+    routes.publish(after(&Table::default(), all(vec![row(1, "a", 1), row(2, "b", 1)])));
+    let known = |number| Arc::clone(routes.load().site(site(number)).expect("known"));
+    let home = |generation, region: &str| Home {
+        generation: Generation(generation),
+        region: region.into(),
+    };
+    let heard = routes.watch();
+    assert!(routes.gone(&known(1)).is_none());
+    assert!(routes.remember_gone(site(1), &home(2, "sg-singapore")));
+    assert!(heard.has_changed().expect("lives") && routes.publications() == 1);
+    // Said again, or otherwise of the same generation.
+    assert!(!routes.remember_gone(site(1), &home(2, "jp-tokyo")));
+    assert_eq!(routes.gone(&known(1)), Some(home(2, "sg-singapore")));
+    assert!(routes.remember_gone(site(1), &home(3, "jp-tokyo")));
+    assert!(routes.gone(&known(2)).is_none());
+    let there = known(1).gone_to(home(3, "jp-tokyo"));
+    assert!(there.upstream.is_none() && routes.gone(&there).is_none());
+
+    // Another version of the old generation says nothing of it, a generation between neither.
+    let next = |version, generation| {
+        let moved = RouteRow { generation: Generation(generation), ..row(1, "a", version) };
+        routes.publish(after(&routes.load(), of_sites(&[1], vec![moved])));
+    };
+    next(2, 1);
+    next(3, 2);
+    assert_eq!((routes.gone(&known(1)), routes.gone_sites()), (Some(home(3, "jp-tokyo")), 1));
+    next(4, 3);
+    assert_eq!((routes.gone(&known(1)), routes.gone_sites()), (None, 0));
+    // What the table has, or knows nothing of, is not kept.
+    routes.remember_gone(site(1), &home(3, "jp-tokyo"));
+    routes.remember_gone(site(9), &home(3, "jp-tokyo"));
+    assert_eq!(routes.gone_sites(), 0);
+}
+
 proptest! {
     /// Readings of one site arrive in any order, some twice; the newest wins.
     #[test]

@@ -39,6 +39,7 @@ struct Shared {
     generation: AtomicI64,
     requests: Mutex<Vec<String>>,
     fenced: AtomicBool,
+    gone: Mutex<Option<(i64, String)>>,
     writes: Mutex<Vec<String>>,
     sunk_bytes: AtomicU64,
     babbles: AtomicBool,
@@ -53,6 +54,7 @@ impl Instance {
             generation: AtomicI64::new(1),
             requests: Mutex::default(),
             fenced: AtomicBool::new(false),
+            gone: Mutex::default(),
             writes: Mutex::default(),
             sunk_bytes: AtomicU64::new(0),
             babbles: AtomicBool::new(false),
@@ -117,6 +119,12 @@ impl Instance {
         self.shared.fenced.store(fenced, Ordering::SeqCst);
     }
 
+    /// Says that the site has gone to a region as that generation, or that it has not.
+    pub fn has_gone(&self, to: Option<(i64, &str)>) {
+        let to = to.map(|(generation, region)| (generation, region.to_owned()));
+        *self.shared.gone.lock().expect("not poisoned") = to;
+    }
+
     /// What was posted to `/write`, in the order in which it was taken.
     pub fn writes(&self) -> Vec<String> {
         self.shared.writes.lock().expect("not poisoned").clone()
@@ -159,6 +167,17 @@ fn refusal(shared: &Shared, headers: &HeaderMap) -> Option<&'static str> {
     (value("ta3lem-generation") != generation).then_some("generation")
 }
 
+/// The answer of an instance whose site has gone.
+fn gone(shared: &Shared) -> Option<Response<Body>> {
+    let (generation, region) = shared.gone.lock().expect("not poisoned").clone()?;
+    let mut response = text(StatusCode::MISDIRECTED_REQUEST, "gone");
+    let headers = response.headers_mut();
+    headers.insert("ta3lem-refused", http::HeaderValue::from_static("moved"));
+    headers.insert("ta3lem-moved-generation", generation.into());
+    headers.insert("ta3lem-moved-region", region.parse().expect("is a value"));
+    Some(response)
+}
+
 async fn answer(
     shared: Arc<Shared>,
     mut request: Request<Incoming>,
@@ -169,6 +188,12 @@ async fn answer(
         let mut response = text(StatusCode::MISDIRECTED_REQUEST, "");
         let value = http::HeaderValue::from_static(refused);
         response.headers_mut().insert("ta3lem-refused", value);
+        return Ok(response);
+    }
+    // Who writes is told by the database, when everything was read.
+    if path != "/write"
+        && let Some(response) = gone(&shared)
+    {
         return Ok(response);
     }
     Ok(match path.as_str() {
@@ -241,6 +266,9 @@ async fn write(shared: &Shared, request: Request<Incoming>) -> Response<Body> {
     let Ok(body) = request.into_body().collect().await else {
         return text(StatusCode::BAD_REQUEST, "");
     };
+    if let Some(response) = gone(shared) {
+        return response;
+    }
     if shared.fenced.load(Ordering::SeqCst) {
         let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "fenced");
         let value = http::HeaderValue::from_static("fenced");

@@ -62,7 +62,7 @@ pub struct Site {
     pub id: SiteId,
     pub hostname: String,
     pub at_jakarta: Instance,
-    _at_singapore: Instance,
+    pub at_singapore: Instance,
 }
 
 pub fn quit(child: &Child, signal: Signal) {
@@ -191,7 +191,7 @@ impl Stack {
             "update placement set state = 'current' where site_id = '{id}' and generation = 1"
         ))
         .await;
-        let site = Site { id, hostname, at_jakarta, _at_singapore: at_singapore };
+        let site = Site { id, hostname, at_jakarta, at_singapore };
         for router in [&self.jakarta, &self.singapore] {
             self.arrived(router, &site.hostname, JAKARTA).await;
         }

@@ -12,5 +12,6 @@ mod support;
 mod accounts;
 mod content_files;
 mod learning;
+mod moved;
 mod process;
 mod studio;
