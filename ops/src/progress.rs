@@ -114,6 +114,9 @@ pub fn subject(operation: &Operation) -> String {
     let noun = match operation.kind {
         OperationKind::CreateSite => "creation",
         OperationKind::DeleteSite => "deletion",
+        OperationKind::MoveSite => "move",
+        OperationKind::MoveSiteBack => "move back",
+        OperationKind::RetirePlacement => "settling",
     };
     format!("{noun} of {}", operation.site)
 }

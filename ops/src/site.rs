@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod hold;
+mod relocate;
 
 use clap::{Args, Subcommand};
 use control_types::state::{DomainState, InstanceObserved, SiteState};
@@ -37,6 +38,14 @@ pub enum SiteCommand {
     Hold(hold::HoldArgs),
     /// Let the requests of a held site go on
     Release(hold::ReleaseArgs),
+    /// Move a site to another region or cluster while people use it
+    Move(relocate::MoveArgs),
+    /// Return a site to where it was before its last move, with all that was written since
+    MoveBack(relocate::BackArgs),
+    /// Remove what a moved site left at its old place; it cannot be moved back afterwards
+    Settle(relocate::SettleArgs),
+    /// Show what was proven of a site's moves and removals, as signed
+    Records(SiteArgs),
     /// Delete a site after a grace period
     Delete(delete::DeleteArgs),
 }
@@ -83,6 +92,10 @@ pub async fn run(
         SiteCommand::Resume(args) => resume(args, connection, output).await,
         SiteCommand::Hold(args) => hold::hold(args, connection, output).await,
         SiteCommand::Release(args) => hold::release(args, connection, output).await,
+        SiteCommand::Move(args) => relocate::run(args, connection, output).await,
+        SiteCommand::MoveBack(args) => relocate::back(args, connection, output).await,
+        SiteCommand::Settle(args) => relocate::settle(args, connection, output).await,
+        SiteCommand::Records(args) => relocate::records(args, connection, output).await,
         SiteCommand::Delete(args) => delete::run(args, connection, output).await,
     }
 }
@@ -139,14 +152,7 @@ async fn show(name: &str, connection: &Connection, output: &Output) -> Result<()
         ("Language", site.default_language.as_str().into()),
         ("Data may be in", site.allowed_regions.join(", ").into()),
     ]);
-    if let Some(placement) = &site.placement {
-        fields.extend([
-            ("Region", Cell::from(placement.region.as_str())),
-            ("Database", format!("{} on {}", placement.database, placement.cluster).into()),
-            ("Files", format!("{} on {}", placement.prefix, placement.object_store).into()),
-            ("Generation", placement.generation.to_string().into()),
-        ]);
-    }
+    fields.extend(places(&site, now));
     if let Some(running) = &site.instance {
         let process = running.process_id.map_or_else(String::new, |id| format!(", process {id}"));
         let starts = format!("started {} times{process}", running.starts);
@@ -177,6 +183,25 @@ async fn show(name: &str, connection: &Connection, output: &Output) -> Result<()
         })
         .collect();
     output.table(&["url", "kind", "state", ""], &domains, "It has no hostnames.")
+}
+
+/// Where it is, and where it can return to.
+fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
+    let mut fields = Vec::new();
+    if let Some(placement) = &site.placement {
+        fields.extend([
+            ("Region", Cell::from(placement.region.as_str())),
+            ("Database", format!("{} on {}", placement.database, placement.cluster).into()),
+            ("Files", format!("{} on {}", placement.prefix, placement.object_store).into()),
+            ("Generation", placement.generation.to_string().into()),
+        ]);
+    }
+    if let Some(back) = &site.way_back {
+        let until = when::both(back.until, now);
+        let place = format!("to {} on {} until {until}", back.region, back.cluster);
+        fields.push(("Way back", place.into()));
+    }
+    fields
 }
 
 async fn suspend(
@@ -260,7 +285,10 @@ fn print_plan(plan: &DryRun, output: &Output) -> Result<(), Failure> {
     output.table(&["step", "what it would do", ""], &rows, "There is nothing to do.")?;
     let long = plan.estimated_ms.map(std::time::Duration::from_millis).map(when::took);
     let long = long.map(|long| format!("It would take about {long}. ")).unwrap_or_default();
-    output.print(&format!("\n{long}Nothing was changed."))
+    let moved = plan.bytes.map(|bytes| when::bytes(i64::try_from(bytes).unwrap_or(i64::MAX)));
+    let moved = moved.map(|bytes| format!("{bytes} would be moved. ")).unwrap_or_default();
+    let pause = plan.pause_ms.map(|ms| format!("Requests would wait for about {ms} ms. "));
+    output.print(&format!("\n{moved}{long}{}Nothing was changed.", pause.unwrap_or_default()))
 }
 
 /// Where a site opens.

@@ -6,7 +6,7 @@ use std::path::Path;
 use control_types::Hostname;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber, SigningKey as _,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -114,6 +114,15 @@ impl CertificateAuthority {
     /// How certificates of this authority are marked in the control database.
     pub const fn name(&self) -> &'static str {
         "local"
+    }
+
+    /// The authority's signature under a record: ECDSA with P-256 and SHA-256, as its certificate's key
+    /// verifies it (DER).
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn sign(&self, record: &[u8]) -> Result<Vec<u8>, AuthorityError> {
+        Ok(self.issuer.key().sign(record)?)
     }
 
     /// A certificate for one hostname, with a new key. It never outlives the authority.

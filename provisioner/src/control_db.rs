@@ -25,6 +25,7 @@ pub mod operations;
 pub mod places;
 pub mod placements;
 pub mod route_changes;
+pub mod site_records;
 pub mod sites;
 pub mod tokens;
 

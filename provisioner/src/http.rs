@@ -25,6 +25,7 @@ mod certificates;
 mod description;
 mod domains;
 mod holds;
+mod moves;
 mod operations;
 mod places;
 mod refusal;
@@ -83,6 +84,10 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/domains/{hostname}/check", post(domains::check))
         .route("/sites/{site}/domains/{hostname}/primary", post(domains::make_primary))
         .route("/sites/{site}/hold", post(holds::hold).delete(holds::release))
+        .route("/sites/{site}/move", post(moves::begin))
+        .route("/sites/{site}/move-back", post(moves::back))
+        .route("/sites/{site}/settle", post(moves::settle))
+        .route("/sites/{site}/records", get(moves::records))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

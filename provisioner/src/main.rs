@@ -24,6 +24,7 @@ use provisioner::{
         clusters::ClusterReconciler,
         domains::Domains,
         instances::{self, Instances},
+        placements,
     },
     secrets::Keys,
     site_database::Clusters,
@@ -47,6 +48,8 @@ const PLACES: Duration = Duration::from_secs(10);
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// How often it is looked whether domains can serve, and whose turn it is to be looked at.
 const DOMAINS: Duration = Duration::from_secs(5);
+/// How often it is looked whether an old place of a site has had its time.
+const PLACEMENTS: Duration = Duration::from_secs(60);
 /// How often the feed of the routers is shortened.
 const FEED: Duration = Duration::from_secs(600);
 
@@ -171,15 +174,8 @@ struct Running {
 }
 
 impl Running {
-    async fn serve(
-        self,
-        listen: std::net::SocketAddr,
-        ready_file: Option<PathBuf>,
-    ) -> anyhow::Result<()> {
-        let listener =
-            TcpListener::bind(listen).await.with_context(|| format!("listen {listen}"))?;
-        let address = listener.local_addr()?;
-        let tasks = TaskTracker::new();
+    /// All that is made true again and again.
+    fn reconcilers(&self, tasks: &TaskTracker) -> Arc<[reconcilers::Report]> {
         let every = |period| Schedule {
             period,
             nudges: self.nudges.clone(),
@@ -195,7 +191,8 @@ impl Running {
         let certificates = Arc::new(Certificates::new(Arc::clone(&self.world)));
         let domains = Arc::new(Domains { world: Arc::clone(&self.world) });
         let domain_checks = Arc::clone(&domains);
-        let reports = [
+        let (world, engine) = (Arc::clone(&self.world), Arc::clone(&self.engine));
+        Arc::new([
             Arc::clone(&self.instances).spawn(every(instances::PERIOD)),
             reconcilers::spawn("clusters", every(PLACES), move || {
                 let places = Arc::clone(&places);
@@ -213,6 +210,10 @@ impl Running {
                 let domains = Arc::clone(&domain_checks);
                 async move { domains.look().await }
             }),
+            reconcilers::spawn("placements", every(PLACEMENTS), move || {
+                let (world, engine) = (Arc::clone(&world), Arc::clone(&engine));
+                async move { placements::run_once(&world, &engine).await }
+            }),
             reconcilers::spawn("route changes", every(FEED), move || {
                 let feed = feed.clone();
                 async move {
@@ -220,7 +221,19 @@ impl Running {
                     Ok(route_changes::prune(&feed).await.map(drop)?)
                 }
             }),
-        ];
+        ])
+    }
+
+    async fn serve(
+        self,
+        listen: std::net::SocketAddr,
+        ready_file: Option<PathBuf>,
+    ) -> anyhow::Result<()> {
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("listen {listen}"))?;
+        let address = listener.local_addr()?;
+        let tasks = TaskTracker::new();
+        let reports = self.reconcilers(&tasks);
         tasks.spawn(Arc::clone(&self.engine).run(self.shutdown.clone()));
         if let Some(acme) = &self.world.acme {
             tasks.spawn(Arc::clone(acme).run(self.shutdown.clone()));
@@ -230,7 +243,7 @@ impl Running {
             world: self.world,
             engine: self.engine,
             nudges: self.nudges,
-            reconcilers: Arc::new(reports),
+            reconcilers: reports,
             metrics: self.metrics,
             shutdown: self.shutdown.clone(),
         };

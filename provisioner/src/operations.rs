@@ -5,15 +5,24 @@ use provisioner_api::sites::{DryRun, PlannedStep};
 
 use crate::engine::{Kind, PlannedOperation, kind::step_name};
 
+mod changeover;
 pub mod create_site;
 pub mod delete_site;
+pub mod move_site;
+pub mod move_site_back;
 mod placed;
+pub mod retire_placement;
 
 /// What a kind is, for those who only show it.
 pub fn planned(kind: OperationKind) -> PlannedOperation {
     match kind {
         OperationKind::CreateSite => PlannedOperation::of::<create_site::CreateSite>(),
         OperationKind::DeleteSite => PlannedOperation::of::<delete_site::DeleteSite>(),
+        OperationKind::MoveSite => PlannedOperation::of::<move_site::MoveSite>(),
+        OperationKind::MoveSiteBack => PlannedOperation::of::<move_site_back::MoveSiteBack>(),
+        OperationKind::RetirePlacement => {
+            PlannedOperation::of::<retire_placement::RetirePlacement>()
+        }
     }
 }
 
@@ -29,6 +38,9 @@ pub fn dry_run<K: Kind>(params: &K::Params, estimated_ms: Option<u64>) -> DryRun
             .collect(),
         pivot: K::PIVOT.map(step_name),
         estimated_ms,
+        problems: Vec::new(),
+        bytes: None,
+        pause_ms: None,
     }
 }
 
@@ -62,6 +74,14 @@ mod tests {
                 "delete_site v1: close_site stop_instance take_final_restore_point \
                  await_grace_period drop_database drop_roles delete_objects release_names \
                  | pivot drop_database",
+                "move_site v1: preflight choose_placement create_roles create_database \
+                 create_storage_key copy_certificates start_copy copy_files await_copy \
+                 start_instance await_moment copy_new_files compare arm_way_back switch \
+                 turn_round certify | pivot switch",
+                "move_site_back v1: preflight take_generation copy_certificates start_instance \
+                 copy_files compare arm_way_back switch turn_round certify | pivot switch",
+                "retire_placement v1: stop_following stop_instance drop_database drop_roles \
+                 delete_objects remove_certificates record | pivot stop_following",
             ]
         );
     }

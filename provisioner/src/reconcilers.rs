@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod clusters;
 pub mod domains;
 pub mod instances;
+pub mod placements;
 
 /// The pause after a failed run, doubled with every further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);

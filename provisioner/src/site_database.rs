@@ -11,6 +11,7 @@
 //! role      s_…_rw     reads and writes `public`, reads `platform`; nobody logs in with it
 //! role      s_…_ro     reads; nobody logs in with it
 //! role      s_…        what an instance logs in with: owns nothing, has its rights by being in rw
+//! role      s_…_mover  while another cluster's database follows: reads, and replicates
 //! ```
 //!
 //! So `REVOKE s_…_rw FROM s_…` stops the writes of sessions that are already there: the fence of a
@@ -32,12 +33,27 @@ mod database;
 mod contents;
 mod isolation;
 mod registry;
+mod replication;
+mod copy_status;
+mod fence;
+mod switch;
+mod comparison;
+mod catalog;
+mod readiness;
+mod files;
 
+pub use comparison::{Comparison, Difference};
 pub use contents::{Authority, Limits};
+pub use copy_status::CopyStatus;
 pub use database::SiteDatabase;
 pub use error::{Exhausted, SiteDatabaseError};
+pub use fence::{Attempt, AuthorityState};
+pub use files::BlobRow;
 pub use name::{NotASiteDatabase, SiteDatabaseName};
 pub use registry::Clusters;
+pub use replication::{Beginning, MOVERS, Mover, ReplicationAddress};
+pub use roles::Rights;
+pub use switch::{Fenced, Opened, SequenceValue, Switch};
 pub use template::Template;
 
 /// Connections that a provisioner keeps to a cluster at most.
@@ -58,6 +74,8 @@ pub struct SiteDatabases(Arc<Inner>);
 struct Inner {
     cluster: String,
     options: PgConnectOptions,
+    /// Where other clusters' servers reach this one, if not where its administrator does.
+    reached_at: Option<ReplicationAddress>,
     /// To the maintenance database.
     pool: PgPool,
     creating: Semaphore,
@@ -72,6 +90,19 @@ impl SiteDatabases {
     /// # Errors
     /// When the URL is none.
     pub fn new(cluster: &str, admin_url: &str) -> Result<Self, SiteDatabaseError> {
+        Self::reached_at(cluster, admin_url, None)
+    }
+
+    /// Like [`SiteDatabases::new`], for a cluster that other clusters' servers reach elsewhere than
+    /// its administrator does.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    pub fn reached_at(
+        cluster: &str,
+        admin_url: &str,
+        reached_at: Option<ReplicationAddress>,
+    ) -> Result<Self, SiteDatabaseError> {
         let wrong_url = || SiteDatabaseError::AdminUrl { cluster: cluster.to_owned() };
         // The parser of the options takes any scheme.
         if !["postgres://", "postgresql://"].iter().any(|scheme| admin_url.starts_with(scheme)) {
@@ -82,7 +113,12 @@ impl SiteDatabases {
         let options = options
             .database(&database)
             .application_name("ta3lem-provisioner")
-            .options([("statement_timeout", "120s"), ("lock_timeout", "10s")])
+            .options([
+                ("statement_timeout", "120s"),
+                ("lock_timeout", "10s"),
+                // What was told to a database in a move must not be lost when its server crashes.
+                ("synchronous_commit", "on"),
+            ])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
@@ -92,6 +128,7 @@ impl SiteDatabases {
         Ok(Self(Arc::new(Inner {
             cluster: cluster.to_owned(),
             options,
+            reached_at,
             pool,
             creating: Semaphore::new(CREATED_AT_ONCE),
             dropping: Mutex::new(()),

@@ -18,7 +18,7 @@ use crate::{
     control_db::{
         ControlDb,
         certificates::{self, NewCertificate},
-        instances::{self, Awaited},
+        instances::{self, Awaited, Whose},
         places, sites,
     },
     dns::Dns,
@@ -104,14 +104,13 @@ impl World {
         Ok(certificates::put(connection, &certificate).await?)
     }
 
-    /// Waits until the instances of a site are as they shall be; puts the operation aside after
-    /// `patience`.
+    /// Waits until instances are as they shall be; puts the operation aside after `patience`.
     ///
     /// # Errors
     /// When the control database does not answer.
     pub async fn await_instances(
         &self,
-        site: SiteId,
+        whose: Whose,
         awaited: Awaited,
         patience: Duration,
     ) -> Result<Flow, StepError> {
@@ -120,7 +119,7 @@ impl World {
         self.nudges.all();
         loop {
             changed.mark_unchanged();
-            if instances::are(&self.db.pool, site, awaited).await? {
+            if instances::are(&self.db.pool, whose, awaited).await? {
                 return Ok(Flow::Done);
             }
             tokio::select! {

@@ -45,6 +45,8 @@ fn cluster(server: &Server) -> PutCluster {
         app_port: 5432,
         max_databases: 250,
         accepts_sites: true,
+        replication_host: None,
+        replication_port: None,
     }
 }
 

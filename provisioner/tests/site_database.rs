@@ -8,7 +8,7 @@ use control_types::{Generation, SiteId};
 use provisioner::{
     secrets::{PlacementSecrets, ScramVerifier},
     site_database::{
-        Authority, Exhausted, Limits, SiteDatabaseError, SiteDatabaseName, SiteDatabases,
+        Authority, Exhausted, Limits, Rights, SiteDatabaseError, SiteDatabaseName, SiteDatabases,
     },
 };
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Site {
 
     async fn create(&self, cluster: &SiteDatabases) -> Result<(), SiteDatabaseError> {
         let template = cluster.ensure_template().await?;
-        cluster.ensure_roles(&self.name, &self.verifier(), 7).await?;
+        cluster.ensure_roles(&self.name, &self.verifier(), 7, Rights::Write).await?;
         cluster.create_database(&self.name, &template).await
     }
 
@@ -273,7 +273,7 @@ async fn what_a_crash_left_is_finished() {
         "update pg_database set datconnlimit = -2 where datname = 'NAME'",
     ] {
         let site = Site::new();
-        cluster.ensure_roles(&site.name, &site.verifier(), 7).await.expect("makes");
+        cluster.ensure_roles(&site.name, &site.verifier(), 7, Rights::Write).await.expect("makes");
         execute(&mut admin, &clone(&site.name)).await.expect("clones");
         let more = more.replace("NAME", site.name.as_str());
         execute(&mut admin, &more).await.expect("goes on");
@@ -345,7 +345,7 @@ async fn of_many_who_ask_for_the_template_one_builds_it() {
         format!("comment on database {} is 'ta3lem_schema=1 checksum=0'", templates[0].database());
     execute(&mut admin, &comment).await.expect("comments");
     let site = Site::new();
-    clusters[1].ensure_roles(&site.name, &site.verifier(), 7).await.expect("makes");
+    clusters[1].ensure_roles(&site.name, &site.verifier(), 7, Rights::Write).await.expect("makes");
     let (rebuilt, made) = tokio::join!(
         clusters[0].ensure_template(),
         clusters[1].create_database(&site.name, &templates[0])
@@ -454,7 +454,7 @@ async fn measure_the_making_of_a_site() {
         let site = Site::new();
         let verifier = site.verifier();
         let start = Instant::now();
-        cluster.ensure_roles(&site.name, &verifier, 7).await.expect("makes");
+        cluster.ensure_roles(&site.name, &verifier, 7, Rights::Write).await.expect("makes");
         let roles = start.elapsed();
         cluster.create_database(&site.name, &template).await.expect("makes");
         let database = start.elapsed();

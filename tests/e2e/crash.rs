@@ -394,6 +394,8 @@ async fn same_places(stack: &Stack, db: &ControlDb, keys: &Keys) -> Result<()> {
                 app_port: cluster.app_port,
                 max_databases: cluster.max_databases,
                 accepts_sites: true,
+                replication_host: None,
+                replication_port: None,
             };
             clusters::put(&db.pool, keys, &cluster.name, &put).await?;
         }

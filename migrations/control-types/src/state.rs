@@ -106,6 +106,8 @@ state!(
         Preparing = "preparing",
         /// Serves the site.
         Current = "current",
+        /// Served the site before and follows it still, so that it can come back without loss.
+        Following = "following",
         /// Served the site once, or was unwound.
         Retired = "retired",
     }
@@ -207,6 +209,22 @@ state!(
         CreateSite = "create_site",
         /// From a site to nothing, with a grace period.
         DeleteSite = "delete_site",
+        /// To another cluster, mostly in another region, while people use it.
+        MoveSite = "move_site",
+        /// Back to where the site was before its last move.
+        MoveSiteBack = "move_site_back",
+        /// Removes what a site left where it was before, when nobody may want it back any more.
+        RetirePlacement = "retire_placement",
+    }
+);
+
+state!(
+    /// What is kept of an operation for those who must prove something.
+    RecordKind = "record_kind" {
+        /// That a move brought all of a site to where it is.
+        MoveCertificate = "move_certificate",
+        /// What was removed of a site, and where.
+        DeletionRecord = "deletion_record",
     }
 );
 

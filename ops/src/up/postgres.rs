@@ -293,7 +293,9 @@ fn hba(is_control: bool) -> String {
         "local  control      ta3lem_provisioner     scram-sha-256\n\
          local  control      +ta3lem_router         scram-sha-256\n"
     } else {
-        "local  sameuser     all                    scram-sha-256\n"
+        // Other clusters' servers, while a site moves: each role may connect to one database.
+        "local  sameuser     all                    scram-sha-256\n\
+         local  all          +ta3lem_mover          scram-sha-256\n"
     };
     format!(
         "# Written by `ta3lem up` at every start.\n\
@@ -324,6 +326,8 @@ fn settings(sockets: &Path, is_control: bool) -> String {
          max_wal_senders = 32\n\
          max_logical_replication_workers = 16\n\
          max_worker_processes = 24\n\
+         max_sync_workers_per_subscription = 4\n\
+         max_slot_wal_keep_size = 8GB\n\
          recovery_init_sync_method = syncfs\n\
          autovacuum_naptime = 60s\n\
          idle_in_transaction_session_timeout = 10min\n\

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod domains;
+mod moves;
 
 use std::time::Duration;
 

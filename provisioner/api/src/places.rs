@@ -57,6 +57,12 @@ pub struct Cluster {
     pub last_seen_at: Option<OffsetDateTime>,
     /// Why it could not be reached since.
     pub last_error: Option<String>,
+    /// Where other clusters' servers reach it for replication, if not where it is administered.
+    #[serde(default)]
+    pub replication_host: Option<String>,
+    /// The port there.
+    #[serde(default)]
+    pub replication_port: Option<u16>,
 }
 
 /// What a cluster is made from. Putting the same again changes nothing.
@@ -75,6 +81,13 @@ pub struct PutCluster {
     pub max_databases: i32,
     /// Whether new sites may be placed here.
     pub accepts_sites: bool,
+    /// Where other clusters' servers reach it for replication, when sites move; the host and port of
+    /// `admin_url` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_host: Option<String>,
+    /// The port there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_port: Option<u16>,
 }
 
 /// One S3 endpoint and bucket.

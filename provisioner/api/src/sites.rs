@@ -31,6 +31,9 @@ pub struct Site {
     pub default_language: String,
     /// Where it is now; none before it was placed and after it was deleted.
     pub placement: Option<Placement>,
+    /// Where it can be moved back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<WayBack>,
     /// Its hostnames, the primary one first.
     pub domains: Vec<Domain>,
     /// What runs it.
@@ -62,6 +65,18 @@ pub struct Placement {
     pub database: String,
     /// The prefix in the object store.
     pub prefix: String,
+}
+
+/// Where a site was before, and can return to with everything written since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WayBack {
+    /// The region.
+    pub region: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Then what is there is removed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub until: OffsetDateTime,
 }
 
 /// A hostname of a site.
@@ -188,6 +203,15 @@ pub struct DryRun {
     /// How long the last ones of its kind took, in milliseconds (median), without waiting times that
     /// were asked for. None when there was none yet.
     pub estimated_ms: Option<u64>,
+    /// What would stop it, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+    /// Bytes that it would move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How long requests would be held, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<u64>,
 }
 
 /// One step of a plan.
@@ -212,6 +236,64 @@ pub struct DeleteSite {
     /// Only check and show the plan.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// Moves a site to another cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveSite {
+    /// The region; where the site is when only another cluster is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The cluster, by its name; the emptiest one of the region when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The switch happens no earlier than this.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub not_before: Option<OffsetDateTime>,
+    /// The switch waits until no request has been under way for some seconds.
+    #[serde(default)]
+    pub when_quiet: bool,
+    /// Why, for the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Only check and show the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Moves a site back to where it was, or removes what is kept there for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeMove {
+    /// Why, for the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Only check and show the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was proven of a site: kept as long as the site's own record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SiteRecord {
+    /// The operation that it is of.
+    #[schema(value_type = uuid::Uuid)]
+    pub operation: control_types::OperationId,
+    /// What it proves.
+    #[schema(value_type = String)]
+    pub kind: state::RecordKind,
+    /// JSON, exactly as signed.
+    pub document: String,
+    /// By the platform's authority: ECDSA P-256 with SHA-256 (DER, in base64).
+    pub signature: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
 }
 
 /// Closes a site, or opens it again.

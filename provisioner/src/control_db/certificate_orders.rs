@@ -121,7 +121,7 @@ pub async fn sync(pool: &PgPool, platform_domain: &str) -> Result<(), sqlx::Erro
     )
     .execute(&mut *tx)
     .await?;
-    // A site that is being created asks for its names itself.
+    // A site that is being created, or moves, asks for its names itself.
     sqlx::query!(
         "delete from certificate_order
          where not exists (
@@ -131,6 +131,10 @@ pub async fn sync(pool: &PgPool, platform_domain: &str) -> Result<(), sqlx::Erro
              and not exists (
                  select from site where site.id = certificate_order.site_id
                      and site.state = 'creating')
+             and not exists (
+                 select from placement where placement.site_id = certificate_order.site_id
+                     and placement.region = certificate_order.region
+                     and placement.state = 'preparing')
              and (claim_expires_at is null or claim_expires_at < now())",
         platform_domain,
         wildcard_until,
@@ -186,6 +190,25 @@ pub async fn delete_of_site(
     sqlx::query!("delete from certificate_order where site_id = $1", site.0)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// Removes all that a site ordered in one region.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn delete_in_region(
+    connection: &mut PgConnection,
+    site: SiteId,
+    region: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from certificate_order where site_id = $1 and region = $2",
+        site.0,
+        region
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

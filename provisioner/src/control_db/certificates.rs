@@ -78,6 +78,24 @@ pub async fn delete_of_site(
     Ok(())
 }
 
+/// Removes the certificates of a site in one region. Of which hostnames.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn delete_in_region(
+    connection: &mut PgConnection,
+    site: SiteId,
+    region: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "delete from certificate where site_id = $1 and region = $2 returning hostname",
+        site.0,
+        region
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// A hostname that must have a certificate in a region and has none, or one that ends soon.
 pub struct Due {
     /// Whose; none for the platform's own.
@@ -144,6 +162,68 @@ pub async fn get(pool: &PgPool, hostname: &str, region: &str) -> Result<Option<H
         region
     )
     .fetch_optional(pool)
+    .await
+}
+
+/// A certificate with its sealed key.
+pub struct Sealed {
+    /// For whose row the key is sealed.
+    pub id: Uuid,
+    /// The certificate.
+    pub held: Held,
+    /// The key, sealed with that of the region.
+    pub sealed_key: Vec<u8>,
+}
+
+/// The certificate of a hostname in a region, with its key.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sealed(
+    connection: &mut PgConnection,
+    hostname: &str,
+    region: &str,
+) -> Result<Option<Sealed>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select id, issuer, source as "source: CertificateSource", chain_pem, sealed_key,
+               not_before, not_after
+           from certificate where hostname = $1 and region = $2"#,
+        hostname,
+        region
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| Sealed {
+        id: row.id,
+        sealed_key: row.sealed_key,
+        held: Held {
+            issuer: row.issuer,
+            source: row.source,
+            chain_pem: row.chain_pem,
+            not_before: row.not_before,
+            not_after: row.not_after,
+        },
+    }))
+}
+
+/// Whether a hostname has a certificate in a region that is good until `until` at least.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn holds(
+    connection: &mut PgConnection,
+    hostname: &str,
+    region: &str,
+    until: OffsetDateTime,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select from certificate where hostname = $1 and region = $2
+               and not_after > $3) as "exists!""#,
+        hostname,
+        region,
+        until,
+    )
+    .fetch_one(connection)
     .await
 }
 

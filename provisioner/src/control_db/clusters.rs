@@ -80,6 +80,10 @@ impl PlaceError {
             "cluster_app_port_check" => {
                 Self::Field { field: "app_port", reason: "must be 1 to 65535".to_owned() }
             }
+            "replication_has_both" | "cluster_replication_port_check" => Self::Field {
+                field: "replication_port",
+                reason: "must be 1 to 65535, and come with replication_host".to_owned(),
+            },
             "cluster_max_databases_check" => {
                 Self::Field { field: "max_databases", reason: "must be at least 1".to_owned() }
             }
@@ -135,21 +139,25 @@ pub async fn put(
     };
     sqlx::query!(
         "insert into cluster (id, name, region, sealed_admin_url, app_host, app_port,
-                              max_databases, accepts_sites)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)
+                              max_databases, accepts_sites, replication_host, replication_port)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          on conflict (name) do update set
              region = excluded.region, sealed_admin_url = excluded.sealed_admin_url,
              app_host = excluded.app_host, app_port = excluded.app_port,
              max_databases = excluded.max_databases, accepts_sites = excluded.accepts_sites,
+             replication_host = excluded.replication_host,
+             replication_port = excluded.replication_port,
              -- Another server is not observed yet.
              template_version = case when cluster.sealed_admin_url = excluded.sealed_admin_url
                                      then cluster.template_version end,
              last_seen_at = case when cluster.sealed_admin_url = excluded.sealed_admin_url
                                  then cluster.last_seen_at end
          where (cluster.region, cluster.sealed_admin_url, cluster.app_host, cluster.app_port,
-                cluster.max_databases, cluster.accepts_sites)
+                cluster.max_databases, cluster.accepts_sites, cluster.replication_host,
+                cluster.replication_port)
              is distinct from (excluded.region, excluded.sealed_admin_url, excluded.app_host,
-                excluded.app_port, excluded.max_databases, excluded.accepts_sites)",
+                excluded.app_port, excluded.max_databases, excluded.accepts_sites,
+                excluded.replication_host, excluded.replication_port)",
         id,
         name,
         put.region,
@@ -158,6 +166,8 @@ pub async fn put(
         i32::from(put.app_port),
         put.max_databases,
         put.accepts_sites,
+        put.replication_host,
+        put.replication_port.map(i32::from),
     )
     .execute(&mut *transaction)
     .await
@@ -258,11 +268,30 @@ pub async fn choose_for_site(
     connection: &mut PgConnection,
     region: &str,
 ) -> Result<Result<Cluster, NoCluster>, sqlx::Error> {
+    choose(connection, region, None, None).await
+}
+
+/// Like [`choose_for_site`] for a site that comes from elsewhere: on the cluster called `wanted` if
+/// that is said, and not on `left`.
+///
+/// # Errors
+/// As [`choose_for_site`].
+pub async fn choose(
+    connection: &mut PgConnection,
+    region: &str,
+    wanted: Option<&str>,
+    left: Option<Uuid>,
+) -> Result<Result<Cluster, NoCluster>, sqlx::Error> {
     sqlx::query!("select id from cluster where region = $1 order by id for no key update", region)
         .fetch_all(&mut *connection)
         .await?;
     let rows = rows(connection, None, Some(region)).await?;
-    let clusters = rows.into_iter().map(|row| row.into_cluster().0).collect();
+    let clusters = rows
+        .into_iter()
+        .map(|row| row.into_cluster().0)
+        .filter(|cluster| wanted.is_none_or(|wanted| cluster.name == wanted))
+        .filter(|cluster| Some(cluster.id) != left)
+        .collect();
     let version = i32::try_from(migrations::Schema::Site.latest_version()).unwrap_or(i32::MAX);
     Ok(choice::choose(region, version, clusters))
 }
@@ -280,6 +309,8 @@ struct ClusterRow {
     template_version: Option<i32>,
     last_seen_at: Option<OffsetDateTime>,
     last_error: Option<String>,
+    replication_host: Option<String>,
+    replication_port: Option<i32>,
 }
 
 impl ClusterRow {
@@ -297,6 +328,8 @@ impl ClusterRow {
             template_version: self.template_version,
             last_seen_at: self.last_seen_at,
             last_error: self.last_error,
+            replication_host: self.replication_host,
+            replication_port: self.replication_port.and_then(|port| u16::try_from(port).ok()),
         };
         (cluster, self.sealed_admin_url)
     }
@@ -311,6 +344,7 @@ async fn rows(
         ClusterRow,
         r#"select id, name, region, sealed_admin_url, app_host, app_port, max_databases,
                   accepts_sites, template_version, last_seen_at, last_error,
+                  replication_host, replication_port,
                   (select count(*) from placement
                    where cluster_id = cluster.id and state <> 'retired') as "n_databases!"
            from cluster

@@ -3,7 +3,7 @@
 pub mod desired;
 
 pub use desired::{
-    Awaited, are, connection_limit, delete_of_site, insert, want_absent, want_listening,
+    Awaited, Whose, are, connection_limit, delete, insert, want_absent, want_listening,
 };
 
 use control_types::{
@@ -123,7 +123,9 @@ pub async fn load_all(pool: &PgPool) -> Result<Vec<InstanceRow>, sqlx::Error> {
             object_store.bucket,
             placement.prefix,
             placement.sealed_secrets,
-            plan.min_instances,
+            -- What only follows is never asked, but for where the site went.
+            case placement.state when 'following' then 0 else plan.min_instances end
+                as "min_instances!",
             plan.idle_exit_secs,
             plan.max_database_connections
         from instance
@@ -136,6 +138,22 @@ pub async fn load_all(pool: &PgPool) -> Result<Vec<InstanceRow>, sqlx::Error> {
     )
     .fetch_all(pool)
     .await
+}
+
+/// Where the newest instance of a placement listens.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn address(pool: &PgPool, placement: Uuid) -> Result<Option<String>, sqlx::Error> {
+    let address = sqlx::query_scalar!(
+        "select address from instance
+         where placement_id = $1 and desired = 'listening' and address is not null
+         order by created_at desc limit 1",
+        placement
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(address.flatten())
 }
 
 /// Writes what was seen, except addresses: routers need not hear of it.

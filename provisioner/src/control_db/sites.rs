@@ -171,6 +171,27 @@ pub async fn cancel_deletion(
     Ok(())
 }
 
+/// A number that no attempt to give the site another place ever had.
+///
+/// # Errors
+/// When the database does not answer, or there is no such site.
+pub async fn draw_attempt(connection: &mut PgConnection, site: SiteId) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        "update site set last_attempt = last_attempt + 1 where id = $1 returning last_attempt",
+        site.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// The name of a site's plan.
+///
+/// # Errors
+/// When the database does not answer, or there is no such site.
+pub async fn plan(pool: &PgPool, site: SiteId) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar!("select plan from site where id = $1", site.0).fetch_one(pool).await
+}
+
 /// The id of a live site by slug or id.
 ///
 /// # Errors

@@ -206,6 +206,26 @@ impl<K: Kind> Cx<'_, K> {
         Ok(tx)
     }
 
+    /// Tells those who follow the operation how far a long step is.
+    ///
+    /// # Errors
+    /// When the operation is not ours any more, or the database does not answer.
+    pub async fn tell(&self, far: &str) -> Result<(), StepError> {
+        let mut tx = self.begin().await?;
+        sqlx::query!(
+            "insert into operation_event (operation_id, seq, step, event, attempt, detail)
+             select $1, max(seq) + 1, (array_agg(step order by seq desc))[1], 'waiting', max(attempt),
+                    jsonb_build_object('reason', $2::text)
+             from operation_event where operation_id = $1 having count(*) > 0",
+            self.operation.0,
+            far
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Saves the progress before the step's effect, for effects that must be found again after a
     /// crash. Part of `connection`'s transaction.
     ///

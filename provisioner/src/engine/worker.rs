@@ -13,7 +13,10 @@ use crate::{
         claim::{self, Claimed},
         decide::Journal,
     },
-    operations::{create_site::CreateSite, delete_site::DeleteSite},
+    operations::{
+        create_site::CreateSite, delete_site::DeleteSite, move_site::MoveSite,
+        move_site_back::MoveSiteBack, retire_placement::RetirePlacement,
+    },
     world::World,
 };
 
@@ -172,6 +175,9 @@ impl Engine {
         match claimed.kind {
             OperationKind::CreateSite => self.drive_kind::<CreateSite>(claimed).await,
             OperationKind::DeleteSite => self.drive_kind::<DeleteSite>(claimed).await,
+            OperationKind::MoveSite => self.drive_kind::<MoveSite>(claimed).await,
+            OperationKind::MoveSiteBack => self.drive_kind::<MoveSiteBack>(claimed).await,
+            OperationKind::RetirePlacement => self.drive_kind::<RetirePlacement>(claimed).await,
         }
     }
 

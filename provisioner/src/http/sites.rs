@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use crate::{
     control_db::{
         audit::{self, AuditEvent},
-        instances,
+        instances::{self, Whose},
         operations::{self as records, InsertOperationError, NewOperation},
         places, sites as records_of_sites,
     },
@@ -145,11 +145,11 @@ async fn change(
     let reason = request.reason.as_deref();
     let action = if to == SiteState::Suspended {
         records_of_sites::suspend(&mut tx, site.id, reason).await?;
-        instances::want_absent(&mut tx, site.id).await?;
+        instances::want_absent(&mut tx, Whose::Site(site.id)).await?;
         "site.suspend"
     } else {
         records_of_sites::set_state(&mut tx, site.id, &[from], to).await?;
-        instances::want_listening(&mut tx, site.id).await?;
+        instances::want_listening(&mut tx, Whose::Site(site.id)).await?;
         "site.resume"
     };
     let event = AuditEvent {
@@ -166,7 +166,7 @@ async fn change(
     Ok(Json(find(api, site.slug.as_str()).await?))
 }
 
-async fn insert_operation(
+pub(super) async fn insert_operation(
     connection: &mut PgConnection,
     new: &NewOperation<'_>,
     action: &str,
@@ -196,7 +196,7 @@ async fn insert_operation(
     Ok(audit::append(connection, event).await?)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=200).contains(&key.len()) => Ok(Some(key)),
@@ -208,7 +208,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 }
 
 /// What an earlier request with the same key began.
-async fn same_request(
+pub(super) async fn same_request(
     api: &Api,
     key: Option<&str>,
     kind: OperationKind,
@@ -227,7 +227,7 @@ async fn same_request(
     Ok(Some(known))
 }
 
-async fn accepted(api: &Api, id: OperationId) -> Result<Accepted, Refusal> {
+pub(super) async fn accepted(api: &Api, id: OperationId) -> Result<Accepted, Refusal> {
     let pool = &api.world.db.pool;
     let refuse = || Refusal::not_found("operation", &id.to_string());
     let operation = records::get(pool, id).await?.ok_or_else(refuse)?;
@@ -243,6 +243,6 @@ pub async fn find(api: &Api, site: &str) -> Result<Site, Refusal> {
     records_of_sites::get(pool, id).await?.ok_or_else(refuse)
 }
 
-fn to_json(params: &impl serde::Serialize) -> Result<serde_json::Value, Refusal> {
+pub(super) fn to_json(params: &impl serde::Serialize) -> Result<serde_json::Value, Refusal> {
     serde_json::to_value(params).map_err(|error| Refusal::internal(&error))
 }

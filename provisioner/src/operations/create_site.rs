@@ -17,14 +17,16 @@ use uuid::Uuid;
 use crate::{
     acme::schedule::TAKE_OVER,
     control_db::{
-        certificate_orders, certificates, clusters, domains, instances, object_stores,
+        certificate_orders, certificates, clusters, domains,
+        instances::{self, Whose},
+        object_stores,
         placements::{self, Placement},
         places, sites,
     },
     engine::{Cx, Flow, Kind, StepError, StepResult},
     operations::placed,
     secrets::{PlacementSecrets, ScramVerifier},
-    site_database::{Authority, SiteDatabaseName},
+    site_database::{Authority, Rights, SiteDatabaseName},
     site_storage::SitePrefix,
 };
 
@@ -241,7 +243,7 @@ async fn create_roles(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     // Twice the pool's size: for a moment an old and a new process of the site run side by side.
     let limit = u32::try_from(limit).unwrap_or(1) * 2;
     let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.ensure_roles(&placed::database(&placement)?, &verifier, limit).await?;
+    cluster.ensure_roles(&placed::database(&placement)?, &verifier, limit, Rights::Write).await?;
     Ok(Flow::Done)
 }
 
@@ -369,17 +371,18 @@ async fn start_instance(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut tx = cx.begin().await?;
     instances::insert(&mut tx, id, cx.site, placement_id(cx)).await?;
     tx.commit().await?;
-    cx.world.await_instances(cx.site, instances::Awaited::Listening, RUNTIME).await
+    cx.world.await_instances(Whose::Site(cx.site), instances::Awaited::Listening, RUNTIME).await
 }
 
 async fn remove_instance(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut tx = cx.begin().await?;
-    instances::want_absent(&mut tx, cx.site).await?;
+    instances::want_absent(&mut tx, Whose::Site(cx.site)).await?;
     tx.commit().await?;
-    let flow = cx.world.await_instances(cx.site, instances::Awaited::Absent, RUNTIME).await?;
+    let flow =
+        cx.world.await_instances(Whose::Site(cx.site), instances::Awaited::Absent, RUNTIME).await?;
     if matches!(flow, Flow::Done) {
         let mut tx = cx.begin().await?;
-        instances::delete_of_site(&mut tx, cx.site).await?;
+        instances::delete(&mut tx, Whose::Site(cx.site)).await?;
         tx.commit().await?;
     }
     Ok(flow)

@@ -8,7 +8,9 @@ use time::OffsetDateTime;
 
 use crate::{
     control_db::{
-        certificate_orders, certificates, domains, instances, placements, placements::Placement,
+        certificate_orders, certificates, domains,
+        instances::{self, Whose},
+        placements::{self, Placement},
         sites,
     },
     engine::{Cx, Flow, Kind, StepError, StepResult},
@@ -145,19 +147,19 @@ async fn open_site(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
 
 async fn stop_instance(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     let mut tx = cx.begin().await?;
-    instances::want_absent(&mut tx, cx.site).await?;
+    instances::want_absent(&mut tx, Whose::Site(cx.site)).await?;
     tx.commit().await?;
-    cx.world.await_instances(cx.site, instances::Awaited::Absent, RUNTIME).await
+    cx.world.await_instances(Whose::Site(cx.site), instances::Awaited::Absent, RUNTIME).await
 }
 
 async fn start_instance(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     let mut tx = cx.begin().await?;
     // A site that was suspended before stays so, without an instance.
     if !sites::was_suspended(&mut tx, cx.site).await? {
-        instances::want_listening(&mut tx, cx.site).await?;
+        instances::want_listening(&mut tx, Whose::Site(cx.site)).await?;
     }
     tx.commit().await?;
-    cx.world.await_instances(cx.site, instances::Awaited::AsDesired, RUNTIME).await
+    cx.world.await_instances(Whose::Site(cx.site), instances::Awaited::AsDesired, RUNTIME).await
 }
 
 async fn await_grace_period(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
@@ -173,28 +175,29 @@ async fn await_grace_period(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     }
 }
 
-/// The site's placement; none when it was retired already.
-async fn placement(cx: &Cx<'_, DeleteSite>) -> Result<Option<Placement>, StepError> {
+/// Every place of the site: the one that serves it, and those that it left and may have come back to.
+/// None when they were retired already.
+async fn kept(cx: &Cx<'_, DeleteSite>) -> Result<Vec<Placement>, StepError> {
     let mut connection = cx.world.db.pool.acquire().await?;
-    Ok(placements::current(&mut connection, cx.site).await?)
+    Ok(placements::kept(&mut connection, cx.site).await?)
 }
 
 async fn drop_database(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    if let Some(placement) = placement(cx).await? {
+    for placement in kept(cx).await? {
         placed::drop_database(cx.world, &placement).await?;
     }
     Ok(Flow::Done)
 }
 
 async fn drop_roles(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    if let Some(placement) = placement(cx).await? {
+    for placement in kept(cx).await? {
         placed::drop_roles(cx.world, &placement).await?;
     }
     Ok(Flow::Done)
 }
 
 async fn delete_objects(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
-    if let Some(placement) = placement(cx).await? {
+    for placement in kept(cx).await? {
         placed::delete_objects(cx.world, &placement).await?;
     }
     Ok(Flow::Done)
@@ -202,8 +205,8 @@ async fn delete_objects(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
 
 async fn release_names(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     let mut tx = cx.begin().await?;
-    instances::delete_of_site(&mut tx, cx.site).await?;
-    if let Some(placement) = placements::current(&mut tx, cx.site).await? {
+    instances::delete(&mut tx, Whose::Site(cx.site)).await?;
+    for placement in placements::kept(&mut tx, cx.site).await? {
         placements::set_state(&mut tx, placement.id, PlacementState::Retired).await?;
     }
     certificate_orders::delete_of_site(&mut tx, cx.site).await?;

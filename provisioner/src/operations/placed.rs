@@ -18,10 +18,13 @@ pub fn secrets(world: &World, placement: &Placement) -> Result<PlacementSecrets,
     Ok(world.keys.open(&placement.region, placement.id, &placement.sealed_secrets)?)
 }
 
-/// Drops the database.
+/// Drops the database, and whatever it follows or lets follow.
 pub async fn drop_database(world: &World, placement: &Placement) -> Result<(), StepError> {
     let cluster = world.clusters.get(placement.cluster).await?;
-    Ok(cluster.drop_database(&database(placement)?).await?)
+    let name = database(placement)?;
+    cluster.unsubscribe(&name).await?;
+    cluster.unpublish(&name).await?;
+    Ok(cluster.drop_database(&name).await?)
 }
 
 /// Drops the roles; the database must be gone.
@@ -31,9 +34,27 @@ pub async fn drop_roles(world: &World, placement: &Placement) -> Result<(), Step
 }
 
 /// Removes the S3 key, then all files. The key first: nothing is written behind the deletion's back.
-pub async fn delete_objects(world: &World, placement: &Placement) -> Result<(), StepError> {
+/// How many objects there were.
+pub async fn delete_objects(world: &World, placement: &Placement) -> Result<u64, StepError> {
     let store = world.object_stores.get(placement.object_store).await?;
     store.remove_key(&secrets(world, placement)?.access_key).await?;
-    store.delete_prefix(&SitePrefix::of(placement.site)).await?;
-    Ok(())
+    Ok(store.delete_prefix(&SitePrefix::of(placement.site)).await?)
+}
+
+/// Removes the S3 key of a placement, and the files if no other place of the site has them in the same
+/// store.
+pub async fn leave_objects(
+    world: &World,
+    placement: &Placement,
+    others: &[Placement],
+) -> Result<u64, StepError> {
+    let is_shared = others
+        .iter()
+        .any(|other| other.id != placement.id && other.object_store == placement.object_store);
+    if !is_shared {
+        return delete_objects(world, placement).await;
+    }
+    let store = world.object_stores.get(placement.object_store).await?;
+    store.remove_key(&secrets(world, placement)?.access_key).await?;
+    Ok(0)
 }

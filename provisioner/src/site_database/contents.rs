@@ -60,7 +60,7 @@ impl SiteDatabases {
         let outcome = async {
             let mut transaction = connection.begin().await?;
             become_owner(&mut transaction, name).await?;
-            if let Err(found) = claim(&mut transaction, authority).await? {
+            if let Err(found) = claim(&mut transaction, authority, &["primary"]).await? {
                 return Ok(Err(found));
             }
             write_limits(&mut transaction, limits).await?;
@@ -74,6 +74,16 @@ impl SiteDatabases {
         }
         .await;
         let _ = connection.close().await;
+        self.claimed(name, authority, outcome, "fill the site's database")
+    }
+
+    fn claimed(
+        &self,
+        name: &SiteDatabaseName,
+        authority: &Authority,
+        outcome: Result<Result<(), String>, sqlx::Error>,
+        action: &'static str,
+    ) -> Result<(), SiteDatabaseError> {
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(found)) => Err(SiteDatabaseError::OtherAuthority {
@@ -82,8 +92,36 @@ impl SiteDatabases {
                 found,
                 expected: authority.to_string(),
             }),
-            Err(error) => Err(self.sort("fill the site's database", error)),
+            Err(error) => Err(self.sort(action, error)),
         }
+    }
+
+    /// Makes the database, whose site is elsewhere still, the one that may become it: `standby`, with
+    /// the limits of the plan and nothing else. Run again it changes nothing but the limits.
+    ///
+    /// # Errors
+    /// When the cluster is down, full or refuses; when the database belongs to another site or
+    /// generation.
+    pub async fn prepare_standby(
+        &self,
+        name: &SiteDatabaseName,
+        authority: &Authority,
+        limits: &Limits,
+    ) -> Result<(), SiteDatabaseError> {
+        let mut connection = self.connect(Some(name)).await?;
+        let outcome = async {
+            let mut transaction = connection.begin().await?;
+            become_owner(&mut transaction, name).await?;
+            let claimed = claim(&mut transaction, authority, &["standby", "aborted"]).await?;
+            if claimed.is_ok() {
+                write_limits(&mut transaction, limits).await?;
+                transaction.commit().await?;
+            }
+            Ok(claimed)
+        }
+        .await;
+        let _ = connection.close().await;
+        self.claimed(name, authority, outcome, "prepare the site's new database")
     }
 
     /// Gives the site other limits.
@@ -120,19 +158,22 @@ async fn become_owner(
     Ok(())
 }
 
-/// Writes whose database it is, unless it is somebody's already: then it must be the same.
+/// Writes whose database it is and the first of `states`, unless it is somebody's already: then it
+/// must be the same, in one of `states`.
 async fn claim(
     connection: &mut PgConnection,
     authority: &Authority,
+    states: &[&str],
 ) -> Result<Result<(), String>, sqlx::Error> {
     sqlx::query(
         "insert into platform.site_authority (site_id, generation, state, cluster)
-         values ($1, $2, 'primary', $3) on conflict (only_row) do nothing",
+         values ($1, $2, $4::text::platform.authority_state, $3) on conflict (only_row) do nothing",
     )
     .persistent(false)
     .bind(authority.site_id)
     .bind(authority.generation)
     .bind(&authority.cluster)
+    .bind(states.first().copied().unwrap_or_default())
     .execute(&mut *connection)
     .await?;
     let (site_id, generation, state): (SiteId, Generation, String) =
@@ -140,8 +181,9 @@ async fn claim(
             .persistent(false)
             .fetch_one(connection)
             .await?;
-    let is_ours =
-        site_id == authority.site_id && generation == authority.generation && state == "primary";
+    let is_ours = site_id == authority.site_id
+        && generation == authority.generation
+        && states.contains(&state.as_str());
     Ok(if is_ours {
         Ok(())
     } else {

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::SiteDatabases;
+use super::{ReplicationAddress, SiteDatabases};
 use crate::{
     control_db::clusters::{self, PlaceError},
     secrets::Keys,
@@ -22,6 +22,7 @@ pub struct Clusters {
 
 struct Open {
     admin_url: String,
+    reached_at: Option<ReplicationAddress>,
     databases: SiteDatabases,
 }
 
@@ -37,15 +38,19 @@ impl Clusters {
     /// When there is none, the control database is down, or its secrets do not open.
     pub async fn get(&self, id: Uuid) -> Result<SiteDatabases, PlaceError> {
         let row = clusters::get(&self.control, &self.keys, id).await?;
+        let reached_at = row.cluster.replication_host.zip(row.cluster.replication_port);
+        let reached_at = reached_at.map(|(host, port)| ReplicationAddress { host, port });
         let mut open = self.open.lock().await;
         if let Some(known) = open.get(&id)
             && known.admin_url == row.admin_url.0
+            && known.reached_at == reached_at
         {
             return Ok(known.databases.clone());
         }
-        let databases = SiteDatabases::new(&row.cluster.name, &row.admin_url.0)?;
+        let (name, admin_url) = (&row.cluster.name, row.admin_url.0);
+        let databases = SiteDatabases::reached_at(name, &admin_url, reached_at.clone())?;
         let replaced = open
-            .insert(id, Open { admin_url: row.admin_url.0, databases: databases.clone() })
+            .insert(id, Open { admin_url, reached_at, databases: databases.clone() })
             .map(|old| old.databases);
         drop(open);
         if let Some(old) = replaced {

@@ -5,6 +5,15 @@ use sqlx::Row;
 use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
 use crate::secrets::ScramVerifier;
 
+/// What a new login role may do with its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Read and write: the database is the site.
+    Write,
+    /// Read: the site is elsewhere still.
+    Read,
+}
+
 impl SiteDatabases {
     /// Makes the site's roles. The login role gets this password and limit also when it exists;
     /// its membership in the group that writes it gets only when it is made, so that running this
@@ -17,8 +26,13 @@ impl SiteDatabases {
         name: &SiteDatabaseName,
         verifier: &ScramVerifier,
         connection_limit: u32,
+        rights: Rights,
     ) -> Result<(), SiteDatabaseError> {
         let (login, owner, rw, ro) = (name.login(), name.owner(), name.rw(), name.ro());
+        let group = match rights {
+            Rights::Write => &rw,
+            Rights::Read => &ro,
+        };
         let verifier = verifier.as_str();
         let attributes = format!(
             "login inherit nosuperuser nocreatedb nocreaterole noreplication nobypassrls \
@@ -45,7 +59,7 @@ impl SiteDatabases {
                  if exists (select from pg_roles where rolname = '{login}') then
                      alter role {login} {attributes};
                  else
-                     create role {login} {attributes} in role {rw};
+                     create role {login} {attributes} in role {group};
                  end if;
                  alter role {login} set statement_timeout = '60s';
                  alter role {login} set idle_in_transaction_session_timeout = '60s';
@@ -65,7 +79,8 @@ impl SiteDatabases {
         let (login, owner, rw, ro) = (name.login(), name.owner(), name.rw(), name.ro());
         let sql = format!(
             "select pg_advisory_xact_lock(hashtext('ta3lem roles'), hashtext('{login}'));
-             drop role if exists {login}, {rw}, {ro}, {owner}"
+             drop role if exists {mover}, {login}, {rw}, {ro}, {owner}",
+            mover = name.mover(),
         );
         self.run("drop the site's roles", sql).await
     }
@@ -77,7 +92,7 @@ impl SiteDatabases {
     pub async fn list_site_roles(&self) -> Result<Vec<SiteDatabaseName>, SiteDatabaseError> {
         let rows = sqlx::query(
             "select distinct substr(rolname, 1, 34) as name from pg_roles
-             where rolname ~ '^s_[0-9a-f]{32}(_owner|_rw|_ro)?$' order by 1",
+             where rolname ~ '^s_[0-9a-f]{32}(_owner|_rw|_ro|_mover)?$' order by 1",
         )
         .fetch_all(&self.0.pool)
         .await;

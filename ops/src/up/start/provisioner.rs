@@ -122,6 +122,8 @@ pub async fn register(
             app_port: PORT,
             max_databases: MAX_DATABASES,
             accepts_sites: true,
+            replication_host: None,
+            replication_port: None,
         };
         client.put_cluster(region.cluster, &put).await?;
     }

@@ -122,6 +122,8 @@ mod tests {
             template_version: Some(2),
             last_seen_at: Some(OffsetDateTime::UNIX_EPOCH),
             last_error: None,
+            replication_host: None,
+            replication_port: None,
         }
     }
 

@@ -4,7 +4,25 @@ use control_types::{InstanceId, SiteId, state::InstanceDesired};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-/// What somebody waits for, of all instances of a site.
+/// Whose instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// All of a site.
+    Site(SiteId),
+    /// Those that serve one of its placements.
+    Placement(Uuid),
+}
+
+impl Whose {
+    const fn ids(self) -> (Option<Uuid>, Option<Uuid>) {
+        match self {
+            Self::Site(site) => (Some(site.0), None),
+            Self::Placement(placement) => (None, Some(placement)),
+        }
+    }
+}
+
+/// What somebody waits for, of all those instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// One takes connections.
@@ -39,33 +57,36 @@ pub async fn insert(
     Ok(())
 }
 
-/// Wants no instance of a site any more.
+/// Wants those instances no more.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn want_absent(connection: &mut PgConnection, site: SiteId) -> Result<(), sqlx::Error> {
-    want(connection, site, InstanceDesired::Absent).await
+pub async fn want_absent(connection: &mut PgConnection, whose: Whose) -> Result<(), sqlx::Error> {
+    want(connection, whose, InstanceDesired::Absent).await
 }
 
-/// Wants the instances of a site back.
+/// Wants those instances back.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn want_listening(
     connection: &mut PgConnection,
-    site: SiteId,
+    whose: Whose,
 ) -> Result<(), sqlx::Error> {
-    want(connection, site, InstanceDesired::Listening).await
+    want(connection, whose, InstanceDesired::Listening).await
 }
 
 async fn want(
     connection: &mut PgConnection,
-    site: SiteId,
+    whose: Whose,
     desired: InstanceDesired,
 ) -> Result<(), sqlx::Error> {
+    let (site, placement) = whose.ids();
     sqlx::query!(
-        "update instance set desired = $2 where site_id = $1 and desired <> $2",
-        site.0,
+        "update instance set desired = $3
+         where (site_id = $1 or placement_id = $2) and desired <> $3",
+        site,
+        placement,
         desired as InstanceDesired
     )
     .execute(connection)
@@ -73,23 +94,24 @@ async fn want(
     Ok(())
 }
 
-/// Forgets the instances of a site; they must be absent.
+/// Forgets those instances; they must be absent.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete_of_site(
-    connection: &mut PgConnection,
-    site: SiteId,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from instance where site_id = $1", site.0).execute(connection).await?;
+pub async fn delete(connection: &mut PgConnection, whose: Whose) -> Result<(), sqlx::Error> {
+    let (site, placement) = whose.ids();
+    sqlx::query!("delete from instance where site_id = $1 or placement_id = $2", site, placement)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-/// Whether the instances of a site are as somebody waits for.
+/// Whether those instances are as somebody waits for.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn are(pool: &PgPool, site: SiteId, awaited: Awaited) -> Result<bool, sqlx::Error> {
+pub async fn are(pool: &PgPool, whose: Whose, awaited: Awaited) -> Result<bool, sqlx::Error> {
+    let (site, placement) = whose.ids();
     let counts = sqlx::query!(
         r#"select count(*) as "all!",
                count(*) filter (where address is not null
@@ -99,8 +121,9 @@ pub async fn are(pool: &PgPool, site: SiteId, awaited: Awaited) -> Result<bool, 
                    when 'absent' then observed = 'absent'
                    else address is not null
                        and observed in ('sleeping', 'running', 'failing') end) as "as_desired!"
-           from instance where site_id = $1"#,
-        site.0
+           from instance where site_id = $1 or placement_id = $2"#,
+        site,
+        placement
     )
     .fetch_one(pool)
     .await?;

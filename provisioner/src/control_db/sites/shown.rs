@@ -4,7 +4,7 @@ use control_types::{
     Generation, Hostname, InstanceId, OperationId, SiteId,
     state::{DomainKind, DomainState, InstanceObserved, SiteState},
 };
-use provisioner_api::sites::{Domain, Instance, Placement, Site};
+use provisioner_api::sites::{Domain, Instance, Placement, Site, WayBack};
 use serde::Deserialize;
 use sqlx::{PgPool, types::Json};
 use time::OffsetDateTime;
@@ -68,6 +68,9 @@ struct SiteRow {
     instance_error: Option<String>,
     live_operation: Option<OperationId>,
     https_address: Option<String>,
+    back_region: Option<String>,
+    back_cluster: Option<String>,
+    back_until: Option<OffsetDateTime>,
     domains: Json<Vec<DomainRow>>,
 }
 
@@ -91,6 +94,8 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                (select router.https_address from router
                 where router.region = placement.region order by router.name limit 1)
                    as https_address,
+               back.region as "back_region?", back.cluster as "back_cluster?",
+               back.until as "back_until?",
                coalesce((select jsonb_agg(jsonb_build_object(
                         'hostname', domain.hostname, 'kind', domain.kind, 'state', domain.state,
                         'is_primary', domain.is_primary)
@@ -98,12 +103,21 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                     from domain where domain.site_id = site.id and domain.state <> 'released'),
                     '[]') as "domains!: Json<Vec<DomainRow>>"
            from site
-           left join placement on placement.site_id = site.id and placement.state <> 'retired'
+           left join lateral (
+               select * from placement
+               where placement.site_id = site.id and placement.state <> 'retired'
+               order by placement.state = 'current' desc, placement.generation
+               limit 1) placement on true
            left join cluster on cluster.id = placement.cluster_id
            left join object_store on object_store.id = placement.object_store_id
            left join lateral (
                select * from instance where instance.placement_id = placement.id
                order by instance.created_at desc limit 1) instance on true
+           left join lateral (
+               select place.region, cluster.name as cluster, place.follows_until as until
+               from placement place join cluster on cluster.id = place.cluster_id
+               where place.site_id = site.id and place.state = 'following'
+               order by place.generation desc limit 1) back on true
            where case when $1::uuid is null then site.state <> 'deleted' else site.id = $1 end
            order by site.slug"#,
         id.map(|id| id.0)
@@ -141,6 +155,12 @@ impl SiteRow {
                 database: self.database.unwrap_or_default(),
                 prefix: self.prefix.unwrap_or_default(),
             }),
+            way_back: match (self.back_region, self.back_cluster, self.back_until) {
+                (Some(region), Some(cluster), Some(until)) => {
+                    Some(WayBack { region, cluster, until })
+                }
+                _ => None,
+            },
             domains: domains.collect(),
             instance: self.instance_id.map(|id| Instance {
                 id,

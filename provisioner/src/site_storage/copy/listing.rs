@@ -2,12 +2,14 @@
 
 use std::{fmt, future};
 
-use futures_util::{Stream, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::{CopyError, merge::merged};
 use crate::site_storage::{PAGE, SitePrefix, SiteStorage, SiteStorageError};
 
 const ACTION: &str = "list the site's blobs";
+/// Questions for single blobs at the same time.
+const ASKED_AT_ONCE: usize = 8;
 
 /// A blob as a store lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,36 @@ impl SiteStorage {
                     .map(|expected| MissingBlob { sha256, expected, found });
                 future::ready(Ok(missing))
             })
+            .try_collect()
+            .await
+    }
+
+    /// Which of a few blobs are not in this store, or have another length there: each is asked for, so
+    /// this takes one answer's time, however much the site has.
+    ///
+    /// # Errors
+    /// When the store is down or refuses.
+    pub async fn absent_blobs(
+        &self,
+        prefix: &SitePrefix,
+        expected: &[([u8; 32], i64)],
+    ) -> Result<Vec<[u8; 32]>, SiteStorageError> {
+        const ACTION: &str = "say whether an object is there";
+        let ask = |&(sha256, size): &([u8; 32], i64)| async move {
+            let key = prefix.blob(&sha256);
+            let found = match self.0.bucket.head_object(&key).await {
+                Ok((head, _)) => head.content_length,
+                Err(error) => match self.sort(ACTION, error) {
+                    error if error.is_not_found() => None,
+                    error => return Err(error),
+                },
+            };
+            Ok((found != Some(size)).then_some(sha256))
+        };
+        stream::iter(expected)
+            .map(ask)
+            .buffer_unordered(ASKED_AT_ONCE)
+            .try_filter_map(|absent| future::ready(Ok(absent)))
             .try_collect()
             .await
     }

@@ -1,0 +1,227 @@
+//! `/v1/sites/{site}/move`, `/move-back`, `/settle` and `/records`: a site at another place.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use control_types::{OperationId, state::OperationKind};
+use provisioner_api::{
+    Site,
+    sites::{ChangeMove, DryRun, MoveSite, SiteRecord},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    control_db::{
+        operations::{self as records_of_operations, NewOperation},
+        placements, places, site_records, sites as records_of_sites,
+    },
+    engine::{Kind, StepError},
+    http::{
+        Api,
+        auth::Actor,
+        refusal::Refusal,
+        sites::{accepted, find, idempotency_key, insert_operation, same_request, to_json},
+        validate::Body,
+    },
+    operations::{
+        dry_run,
+        move_site::{
+            MoveSite as Move, MoveSiteParams,
+            preflight::{self, Findings},
+        },
+        move_site_back::{MoveSiteBack, MoveSiteBackParams},
+        retire_placement::{RetirePlacement, RetirePlacementParams},
+    },
+};
+
+/// Moves a site while people use it.
+pub async fn begin(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Path(site): Path<String>,
+    headers: HeaderMap,
+    Body(request): Body<MoveSite>,
+) -> Result<Response, Refusal> {
+    let key = idempotency_key(&headers)?;
+    if let Some(known) = same_request(&api, key, OperationKind::MoveSite).await? {
+        return Ok((StatusCode::ACCEPTED, Json(known)).into_response());
+    }
+    let site = find(&api, &site).await?;
+    let params = params_of(&api, &site, &request).await?;
+    let findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
+    if request.dry_run {
+        let took = records_of_operations::typical_ms(&api.world.db.pool, Move::KIND).await?;
+        return Ok(Json(with_findings(dry_run::<Move>(&params, took), findings)).into_response());
+    }
+    if !findings.problems.is_empty() {
+        let detail = findings.problems.join("; ");
+        return Err(Refusal::conflict("cannot-move", "The site cannot be moved now", detail));
+    }
+    let detail = json!({
+        "slug": site.slug, "region": params.region, "cluster": params.cluster,
+    });
+    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    record::<Move>(&api, &asked, "site.move", &params, detail).await
+}
+
+/// Moves a site back to where it was before its last move.
+pub async fn back(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Path(site): Path<String>,
+    headers: HeaderMap,
+    Body(request): Body<ChangeMove>,
+) -> Result<Response, Refusal> {
+    let key = idempotency_key(&headers)?;
+    if let Some(known) = same_request(&api, key, OperationKind::MoveSiteBack).await? {
+        return Ok((StatusCode::ACCEPTED, Json(known)).into_response());
+    }
+    let site = find(&api, &site).await?;
+    let Some(way_back) = &site.way_back else { return Err(no_way_back(&site)) };
+    let params = MoveSiteBackParams { region: way_back.region.clone() };
+    if request.dry_run {
+        let took =
+            records_of_operations::typical_ms(&api.world.db.pool, MoveSiteBack::KIND).await?;
+        return Ok(Json(dry_run::<MoveSiteBack>(&params, took)).into_response());
+    }
+    let detail = json!({ "slug": site.slug, "region": params.region });
+    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    record::<MoveSiteBack>(&api, &asked, "site.move_back", &params, detail).await
+}
+
+/// Removes what a site left at its old place, before its time.
+pub async fn settle(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Path(site): Path<String>,
+    headers: HeaderMap,
+    Body(request): Body<ChangeMove>,
+) -> Result<Response, Refusal> {
+    let key = idempotency_key(&headers)?;
+    if let Some(known) = same_request(&api, key, OperationKind::RetirePlacement).await? {
+        return Ok((StatusCode::ACCEPTED, Json(known)).into_response());
+    }
+    let site = find(&api, &site).await?;
+    let mut connection = api.world.db.pool.acquire().await?;
+    let following = placements::following(&mut connection, site.id).await?;
+    drop(connection);
+    let Some((old, _)) = following else { return Err(no_way_back(&site)) };
+    let params = RetirePlacementParams { placement: old.id, region: old.region };
+    if request.dry_run {
+        let pool = &api.world.db.pool;
+        let took = records_of_operations::typical_ms(pool, RetirePlacement::KIND).await?;
+        return Ok(Json(dry_run::<RetirePlacement>(&params, took)).into_response());
+    }
+    let detail = json!({ "slug": site.slug, "region": params.region });
+    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    record::<RetirePlacement>(&api, &asked, "site.settle", &params, detail).await
+}
+
+/// What was proven of a site, the oldest first.
+pub async fn records(
+    State(api): State<Api>,
+    Path(site): Path<String>,
+) -> Result<Json<Vec<SiteRecord>>, Refusal> {
+    let site = find(&api, &site).await?;
+    let records = site_records::of_site(&api.world.db.pool, site.id).await?;
+    let shown = records.into_iter().map(|record| SiteRecord {
+        operation: record.operation,
+        kind: record.kind,
+        document: record.document,
+        signature: STANDARD.encode(record.signature),
+        created_at: record.created_at,
+    });
+    Ok(Json(shown.collect()))
+}
+
+async fn params_of(api: &Api, site: &Site, request: &MoveSite) -> Result<MoveSiteParams, Refusal> {
+    let here = site.placement.as_ref().ok_or_else(|| {
+        let detail = format!("site '{}' has no place yet", site.slug);
+        Refusal::conflict("wrong-state", "Not possible in this state", detail)
+    })?;
+    let region = request.region.clone().unwrap_or_else(|| here.region.clone());
+    let regions = places::regions(&api.world.db.pool).await?;
+    if !regions.iter().any(|known| known.name == region) {
+        let known: Vec<_> = regions.iter().map(|region| region.name.as_str()).collect();
+        let detail = format!("there is no region '{region}'; there are {}", known.join(", "));
+        return Err(Refusal::invalid("region", detail));
+    }
+    if region == here.region && request.cluster.is_none() {
+        let detail = format!("the site is in {region}: name another region, or a cluster");
+        return Err(Refusal::invalid("region", detail));
+    }
+    if request.cluster.as_deref() == Some(here.cluster.as_str()) {
+        let detail = format!("the site is on cluster {} already", here.cluster);
+        return Err(Refusal::invalid("cluster", detail));
+    }
+    Ok(MoveSiteParams {
+        region,
+        cluster: request.cluster.clone(),
+        not_before: request.not_before,
+        when_quiet: request.when_quiet,
+    })
+}
+
+fn with_findings(mut plan: DryRun, findings: Findings) -> DryRun {
+    plan.problems = findings.problems;
+    plan.bytes = Some(findings.estimate.bytes);
+    plan.pause_ms = Some(findings.estimate.pause_ms);
+    plan.estimated_ms = plan.estimated_ms.or(Some(findings.estimate.copy_ms));
+    plan
+}
+
+/// Who asked for what.
+struct Asked<'a> {
+    site: &'a Site,
+    actor: &'a Actor,
+    reason: Option<&'a str>,
+    key: Option<&'a str>,
+}
+
+async fn record<K: Kind>(
+    api: &Api,
+    asked: &Asked<'_>,
+    action: &str,
+    params: &K::Params,
+    detail: Value,
+) -> Result<Response, Refusal> {
+    let operation = OperationId::generate();
+    let mut tx = api.world.db.pool.begin().await?;
+    records_of_sites::lock_state(&mut tx, asked.site.id).await?;
+    let new = NewOperation {
+        id: operation,
+        kind: K::KIND,
+        site: asked.site.id,
+        params: to_json(params)?,
+        requested_by: &asked.actor.0,
+        reason: asked.reason,
+        idempotency_key: asked.key,
+    };
+    insert_operation(&mut tx, &new, action, detail).await?;
+    tx.commit().await?;
+    api.engine.nudge();
+    Ok((StatusCode::ACCEPTED, Json(accepted(api, operation).await?)).into_response())
+}
+
+fn no_way_back(site: &Site) -> Refusal {
+    let detail = format!(
+        "site '{}' has no way back: it was not moved, or its old place was removed since",
+        site.slug
+    );
+    Refusal::conflict("no-way-back", "There is no way back", detail)
+}
+
+fn refused(error: StepError) -> Refusal {
+    match error {
+        StepError::Retry(error) | StepError::Fail(error) => {
+            Refusal::conflict("cannot-move", "The site cannot be moved now", format!("{error:#}"))
+        }
+        StepError::LostClaim => {
+            Refusal::conflict("cannot-move", "The site cannot be moved now", "ask again")
+        }
+    }
+}

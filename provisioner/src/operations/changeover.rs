@@ -1,0 +1,190 @@
+//! How a site changes its place, whichever way: `move_site` and `move_site_back` end with these steps.
+//! A database that follows the site's is compared with it, requests are held for a moment, the one
+//! becomes the site and the other follows from then on.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+mod certificate;
+pub mod files;
+pub mod place;
+mod sides;
+pub mod streams;
+mod switch;
+
+pub use certificate::{described, sign};
+pub use sides::{Side, Sides};
+
+use crate::{
+    engine::{Cx, Flow, Kind, StepError, StepResult},
+    site_database::Comparison,
+};
+use switch::{Opening, Switched};
+
+/// Tries to switch before the operation gives up.
+const MOST_TRIES: u32 = 8;
+/// Between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_secs(5);
+/// Before the two databases are compared again, when there was no moment for it.
+const COMPARE_AGAIN: Duration = Duration::from_secs(2);
+
+/// What an operation notes of these steps, as a part of its progress.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Changeover {
+    /// Tries to switch that began.
+    #[serde(default)]
+    tries: u32,
+    /// The number of the last one, drawn for the site; 0 before the first.
+    #[serde(default)]
+    number: i64,
+    /// Before the switch.
+    #[serde(default)]
+    compared: Option<Compared>,
+    /// At the switch.
+    #[serde(default)]
+    opened: Option<Opened>,
+}
+
+/// Progress that has it.
+pub trait Noted {
+    /// That part.
+    fn changeover(&mut self) -> &mut Changeover;
+}
+
+/// What was compared before the switch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Compared {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// Tables.
+    tables: usize,
+    /// Rows in them.
+    rows: i64,
+    /// Columns, constraints, indexes, grants and the like.
+    definitions: usize,
+    /// SHA-256 over all of it.
+    digest: String,
+    /// The place in the source's log at which both were read.
+    lsn: String,
+    /// Files, whose content was read at the target; none when both places have the same store.
+    files: Option<u64>,
+    /// Their bytes.
+    file_bytes: Option<u64>,
+}
+
+/// What was opened at the switch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Opened {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// The place in the target's log from which everything was written there.
+    open_lsn: String,
+    /// The place of the fence in the source's log, if the try that opened came to its end.
+    fence_lsn: Option<String>,
+    /// How long requests were held, in milliseconds, if the same.
+    held_ms: Option<u64>,
+}
+
+impl From<Opening> for Opened {
+    fn from(opening: Opening) -> Self {
+        let Opening { open_lsn, fence_lsn, held_ms, at } = opening;
+        Self { at, open_lsn, fence_lsn, held_ms }
+    }
+}
+
+/// Compares the database that follows with the site's, and the files. A difference of any kind is the
+/// end of the operation.
+pub async fn compare<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    let (source, target) = (&sides.source, &sides.target);
+    let comparison =
+        source.cluster.compare(&source.database, &target.cluster, &target.database).await?;
+    let Some(comparison) = comparison else {
+        let reason = "writers of the site, or the way to the target, left no moment to compare";
+        return Ok(Flow::Wait { pause: COMPARE_AGAIN, reason: reason.to_owned() });
+    };
+    refuse_differences(&comparison)?;
+    let files = files::verify(cx, sides).await?;
+    let compared = Compared {
+        at: OffsetDateTime::now_utc(),
+        tables: comparison.tables,
+        rows: comparison.rows,
+        definitions: comparison.definitions,
+        digest: comparison.digest,
+        lsn: comparison.lsn,
+        files: files.map(|(files, _)| files),
+        file_bytes: files.map(|(_, bytes)| bytes),
+    };
+    let note = format!(
+        "{} tables with {} rows, {} definitions and {} files are the same",
+        compared.tables,
+        compared.rows,
+        compared.definitions,
+        compared.files.unwrap_or_default()
+    );
+    cx.progress.changeover().compared = Some(compared);
+    Ok(Flow::Noted(note))
+}
+
+fn refuse_differences(comparison: &Comparison) -> Result<(), StepError> {
+    if comparison.differences.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
+    Err(StepError::fail(format!("the two places are not the same: {}", told.join("; "))))
+}
+
+/// Makes the target the site. Nothing before it is lost, whatever ends in the middle of it.
+pub async fn switch<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    // What came since the comparison is little: the pause shall not wait for it.
+    files::copy(cx, sides).await?;
+    place::warm(&sides.target, cx).await?;
+    match switch::switch(cx, sides).await? {
+        Switched::Open(opening) => {
+            let note = match opening.held_ms {
+                Some(ms) => format!("requests were held for {ms} ms"),
+                None => "an earlier try had opened the target".to_owned(),
+            };
+            cx.progress.changeover().opened = Some(opening.into());
+            Ok(Flow::Noted(note))
+        }
+        Switched::NotNow(reason) => {
+            let tries = cx.progress.changeover().tries;
+            if tries >= MOST_TRIES {
+                return Err(StepError::fail(format!(
+                    "it could not be switched in {MOST_TRIES} tries; the last one: {reason}"
+                )));
+            }
+            let reason = format!("try {tries} was given up: {reason}");
+            Ok(Flow::Wait { pause: BETWEEN_TRIES, reason })
+        }
+    }
+}
+
+/// Whatever a try left is given up. When the target is the site already, that cannot be.
+pub async fn undo_switch<K: Kind<Progress: Noted>>(
+    cx: &mut Cx<'_, K>,
+    sides: &Sides,
+) -> StepResult {
+    match switch::give_up_earlier(cx, sides).await? {
+        None => Ok(Flow::Done),
+        Some(_) => Err(StepError::fail("the site is at its new place already: move it back")),
+    }
+}
+
+/// The place that was left follows from now on.
+pub async fn turn_round<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    let opened = cx.progress.changeover().opened.as_ref();
+    let opened = opened.ok_or_else(|| StepError::fail("the switch did not note its place"))?;
+    streams::turn_round(sides, &opened.open_lsn).await?;
+    Ok(Flow::Done)
+}
+
+/// Signs what was proven and keeps it with the site.
+pub async fn certify<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    let Changeover { compared, opened, .. } = cx.progress.changeover().clone();
+    certificate::keep(cx, sides, compared.as_ref(), opened.as_ref()).await
+}

@@ -1,0 +1,139 @@
+//! A site's files at both places. They are named by their content and never changed, so a second copy
+//! is small, and a copy can begin long before the switch.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{Sides, streams::shown};
+use crate::{
+    engine::{Cx, Flow, Kind, StepError, StepResult},
+    site_database::BlobRow,
+    site_storage::{CopyProgress, CopySettings},
+};
+
+/// How often the operation's log is told how far a copy is.
+const TELL: Duration = Duration::from_secs(3);
+
+/// Copies what the target does not have.
+pub async fn copy<K: Kind>(cx: &Cx<'_, K>, sides: &Sides) -> StepResult {
+    if sides.share_objects() {
+        return Ok(Flow::Done);
+    }
+    let (from, to) = (sides.source.store(cx.world).await?, sides.target.store(cx.world).await?);
+    let (settings, far) = (CopySettings::default(), Arc::new(Mutex::new(CopyProgress::default())));
+    let prefix = sides.source.prefix();
+    let note = |progress| *far.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    let copying = from.copy_prefix(&prefix, &to, &settings, &note);
+    let copied = told(cx, "copied", &far, copying).await??;
+    if copied.objects == 0 {
+        return Ok(Flow::Done);
+    }
+    let bytes = shown(i64::try_from(copied.bytes).unwrap_or(i64::MAX));
+    Ok(Flow::Noted(format!("{} files with {bytes} were copied", copied.objects)))
+}
+
+/// Reads every file at the target and looks whether all of the site's are there. How many, and their
+/// bytes; none when both places have the same.
+pub async fn verify<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+) -> Result<Option<(u64, u64)>, StepError> {
+    if sides.share_objects() {
+        return Ok(None);
+    }
+    // A file that came since the last copy is no difference.
+    copy(cx, sides).await?;
+    let to = sides.target.store(cx.world).await?;
+    let (settings, far) = (CopySettings::default(), Arc::new(Mutex::new(CopyProgress::default())));
+    let prefix = sides.target.prefix();
+    let note = |progress| *far.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    let verifying = to.verify_prefix(&prefix, &settings, &note);
+    let verified = told(cx, "read again", &far, verifying).await??;
+    if verified.wrong.count > 0 {
+        return Err(StepError::fail(format!(
+            "{} files at the target do not hold what their names say, among them {}",
+            verified.wrong.count,
+            verified.wrong.first.join(", ")
+        )));
+    }
+    let rows = sides.source.cluster.blobs(&sides.source.database, None).await?;
+    let missing = absent(cx, sides, rows).await?;
+    if !missing.is_empty() {
+        let named: Vec<_> = missing.iter().take(10).map(BlobRow::name).collect();
+        return Err(StepError::fail(format!(
+            "{} files of the site are in neither place as its database says, among them {}",
+            missing.len(),
+            named.join(", ")
+        )));
+    }
+    Ok(Some((verified.objects, verified.bytes)))
+}
+
+/// Which of these the target does not have, after one more try to bring them there.
+async fn absent<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    rows: Vec<BlobRow>,
+) -> Result<Vec<BlobRow>, StepError> {
+    let to = sides.target.store(cx.world).await?;
+    let prefix = sides.target.prefix();
+    let expected = |rows: &[BlobRow]| {
+        rows.iter().map(|row| (row.sha256, row.size_bytes)).collect::<Vec<_>>().into_iter()
+    };
+    let missing = to.missing_blobs(&prefix, expected(&rows)).await?;
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    copy(cx, sides).await?;
+    let missing = to.missing_blobs(&prefix, expected(&rows)).await?;
+    let missing: std::collections::HashSet<_> = missing.iter().map(|blob| blob.sha256).collect();
+    Ok(rows.into_iter().filter(|row| missing.contains(&row.sha256)).collect())
+}
+
+/// Brings the files of these rows, which came in the last moments, to the target. Few, while requests
+/// wait: those that are there are only asked for.
+pub async fn settle<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    rows: &[BlobRow],
+) -> Result<(), StepError> {
+    if rows.is_empty() || sides.share_objects() {
+        return Ok(());
+    }
+    let (from, to) = (sides.source.store(cx.world).await?, sides.target.store(cx.world).await?);
+    let prefix = sides.source.prefix();
+    let blobs: Vec<_> = rows.iter().map(|row| (row.sha256, row.size_bytes)).collect();
+    let absent = to.absent_blobs(&prefix, &blobs).await?;
+    if !absent.is_empty() {
+        from.recopy_blobs(&prefix, &to, &absent, &CopySettings::default(), &|_| ()).await?;
+    }
+    Ok(())
+}
+
+/// Runs something long, and tells the operation's log how far it is.
+async fn told<K: Kind, T>(
+    cx: &Cx<'_, K>,
+    verb: &str,
+    far: &Mutex<CopyProgress>,
+    work: impl Future<Output = T>,
+) -> Result<T, StepError> {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TELL, TELL);
+    loop {
+        tokio::select! {
+            outcome = &mut work => return Ok(outcome),
+            _ = ticks.tick() => {
+                let far = *far.lock().unwrap_or_else(PoisonError::into_inner);
+                let bytes = |bytes| shown(i64::try_from(bytes).unwrap_or(i64::MAX));
+                cx.tell(&format!(
+                    "{} of {} files are {verb}, {} of {}",
+                    far.objects_done, far.objects_total, bytes(far.bytes_done),
+                    bytes(far.bytes_total)
+                ))
+                .await?;
+            }
+        }
+    }
+}

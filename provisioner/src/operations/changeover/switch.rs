@@ -1,0 +1,246 @@
+//! The moment in which a site changes its place: its requests are held, the source is fenced, the
+//! target opened, the route switched, the requests let go. All of it is one step, since each note
+//! between would be time in which people wait; what was done is found again in the two databases.
+//!
+//! The order, what each statement asks for and why that is enough is in `site_database/fence.rs`.
+
+use std::time::Duration;
+
+use control_types::OperationId;
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::{Noted, Sides, files};
+use crate::{
+    control_db::{holds, placements, sites},
+    engine::{Cx, Kind, StepError},
+    site_database::{Attempt, Opened, SiteDatabaseError, Switch},
+    world::HoldId,
+};
+
+/// How long requests wait at most if whoever holds them vanishes.
+const LONGEST_HOLD: Duration = Duration::from_secs(15);
+/// How long requests that were let in before may take until the fence comes all the same. What they
+/// read they still get; what they write is refused and, where the router can, sent again.
+const DRAIN: Duration = Duration::from_millis(700);
+/// How soon routers are asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(3);
+/// How long what was written last may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(3);
+
+/// What became of a try.
+#[derive(Debug)]
+pub enum Switched {
+    /// The target is the site.
+    Open(Opening),
+    /// It was given up, and the source is the site as before.
+    NotNow(String),
+}
+
+/// A target that was opened.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The place in the target's log from which everything was written there.
+    pub open_lsn: String,
+    /// The place of the fence in the source's log; none when that was done by somebody before.
+    pub fence_lsn: Option<String>,
+    /// How long requests were held, in milliseconds; none when that was done by somebody before.
+    pub held_ms: Option<u64>,
+    /// The first moment of the target.
+    pub at: OffsetDateTime,
+}
+
+/// Gives up whatever an earlier try of the operation left. The opening, if it had come that far.
+pub async fn give_up_earlier<K: Kind<Progress: Noted>>(
+    cx: &mut Cx<'_, K>,
+    sides: &Sides,
+) -> Result<Option<Opening>, StepError> {
+    let number = cx.progress.changeover().number;
+    if number == 0 {
+        return Ok(None);
+    }
+    give_up(cx, sides, &sides.attempt(number)).await
+}
+
+/// One try. The caller has made everything ready: the target follows closely and was compared.
+pub async fn switch<K: Kind<Progress: Noted>>(
+    cx: &mut Cx<'_, K>,
+    sides: &Sides,
+) -> Result<Switched, StepError> {
+    if let Some(opening) = give_up_earlier(cx, sides).await? {
+        let attempt = sides.attempt(cx.progress.changeover().number);
+        hand_over(cx, sides, &attempt).await?;
+        return Ok(Switched::Open(opening));
+    }
+    // No number is used twice: it is noted before it is used.
+    let mut tx = cx.begin().await?;
+    let number = sites::draw_attempt(&mut tx, cx.site).await?;
+    let noted = cx.progress.changeover();
+    (noted.tries, noted.number) = (noted.tries + 1, number);
+    cx.save_progress(&mut tx).await?;
+    tx.commit().await?;
+    let attempt = sides.attempt(number);
+    match try_it(cx, sides, &attempt).await {
+        Ok(Ok(opening)) => Ok(Switched::Open(opening)),
+        Ok(Err(reason)) => not_now(cx, sides, &attempt, reason).await,
+        Err(StepError::LostClaim) => Err(StepError::LostClaim),
+        Err(StepError::Retry(error) | StepError::Fail(error)) => {
+            not_now(cx, sides, &attempt, format!("{error:#}")).await
+        }
+    }
+}
+
+/// Only who knows that the target is not the site may let the source be written again.
+async fn not_now<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+    reason: String,
+) -> Result<Switched, StepError> {
+    match give_up(cx, sides, attempt).await? {
+        Some(opening) => {
+            hand_over(cx, sides, attempt).await?;
+            Ok(Switched::Open(opening))
+        }
+        None => Ok(Switched::NotNow(reason)),
+    }
+}
+
+/// Why it could not be, in words, or the opening. After an error anything may have happened.
+async fn try_it<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+) -> Result<Result<Opening, String>, StepError> {
+    let (source, target) = (&sides.source, &sides.target);
+    if !target.cluster.stand_by(&target.database, attempt).await? {
+        return Ok(Err("the target does not stand by".to_owned()));
+    }
+    if !source.cluster.arm(&source.database, sides.left(), attempt).await? {
+        return Ok(Err("the source is not the site any more".to_owned()));
+    }
+    let mut fence = source.cluster.switch(&source.database).await?;
+    let mut open = target.cluster.switch(&target.database).await?;
+    // Whoever lost the operation stops before anybody waits.
+    cx.begin().await?.rollback().await?;
+    let begun = Instant::now();
+    let (hold, _) = cx.world.hold(cx.site, LONGEST_HOLD).await?;
+    let opened = fence_and_open(cx, sides, attempt, &mut fence, &mut open, hold).await;
+    if let Ok(Ok(_)) = &opened {
+        hand_over(cx, sides, attempt).await?;
+    }
+    let held = begun.elapsed();
+    fence.close().await;
+    open.close().await;
+    Ok(opened?.map(|opening| {
+        info!("operation {}: requests were held for {} ms", cx.operation, held.as_millis());
+        Opening { held_ms: u64::try_from(held.as_millis()).ok(), ..opening }
+    }))
+}
+
+async fn fence_and_open<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+    fence: &mut Switch,
+    open: &mut Switch,
+    hold: HoldId,
+) -> Result<Result<Opening, String>, StepError> {
+    let source = &sides.source;
+    if let Some(stragglers) = drained(cx, hold).await? {
+        warn!("operation {}: not waited for any longer: {stragglers}", cx.operation);
+    }
+    let mut fenced = fence.fence(sides.left(), attempt).await?;
+    if fenced.is_none() {
+        let ended = source.cluster.end_transactions(&source.database).await?;
+        warn!("operation {}: {ended} long transactions of the site were ended", cx.operation);
+        fenced = fence.fence(sides.left(), attempt).await?;
+    }
+    let Some(fenced) = fenced else {
+        return Ok(Err("transactions of the site do not end".to_owned()));
+    };
+    files::settle(cx, sides, &fenced.files).await?;
+    Ok(match open.open(attempt, &fenced.sequences, ARRIVAL).await? {
+        Opened::Primary { open_lsn } => Ok(Opening {
+            open_lsn,
+            fence_lsn: Some(fenced.fence_lsn),
+            held_ms: None,
+            at: OffsetDateTime::now_utc(),
+        }),
+        Opened::NotArrived => {
+            Err(format!("what was written last did not arrive within {} s", ARRIVAL.as_secs()))
+        }
+        Opened::GivenUp => Err("somebody gave this try up".to_owned()),
+    })
+}
+
+/// Waits until no request of the site is under way, or until that takes too long. What is in the way
+/// then.
+async fn drained<K: Kind>(cx: &Cx<'_, K>, hold: HoldId) -> Result<Option<String>, StepError> {
+    let until = Instant::now() + DRAIN;
+    loop {
+        let routers = cx.world.drained(cx.site).await?;
+        let busy: Vec<_> = routers.iter().filter(|router| !router.is_drained(hold.0)).collect();
+        if busy.is_empty() {
+            return Ok(None);
+        }
+        if Instant::now() >= until {
+            let told = busy.iter().map(|router| match &router.problem {
+                Some(problem) => format!("{} ({problem})", router.router),
+                None => format!(
+                    "{} ({} requests, {} tunnels)",
+                    router.router, router.requests_in_flight, router.tunnels
+                ),
+            });
+            return Ok(Some(told.collect::<Vec<_>>().join(", ")));
+        }
+        // A router tells when it is asked.
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Wins the attempt's end in the target, then lets the source be written again and requests go on.
+/// The opening, if the attempt cannot be given up any more.
+async fn give_up<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+) -> Result<Option<Opening>, StepError> {
+    let (source, target) = (&sides.source, &sides.target);
+    if !target.cluster.abort(&target.database, attempt).await? {
+        let state = target.cluster.authority(&target.database).await?;
+        let Some(open_lsn) = state.open_lsn.filter(|_| state.generation == attempt.generation)
+        else {
+            return Err(StepError::fail("the target is the site, by nobody's doing"));
+        };
+        let at = OffsetDateTime::now_utc();
+        return Ok(Some(Opening { open_lsn, fence_lsn: None, held_ms: None, at }));
+    }
+    source.cluster.unfence(&source.database, sides.left(), attempt).await?;
+    let mut tx = cx.begin().await?;
+    holds::remove(&mut tx, cx.site).await?;
+    tx.commit().await?;
+    Ok(None)
+}
+
+/// Sends everybody to the target. The source learns that it was left, for those who ask it still.
+async fn hand_over<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+) -> Result<(), StepError> {
+    let (source, target) = (&sides.source, &sides.target);
+    let mut tx = cx.begin().await?;
+    placements::hand_over(&mut tx, source.placement.id, target.placement.id, cx.operation).await?;
+    holds::remove(&mut tx, cx.site).await?;
+    tx.commit().await?;
+    let left = source.cluster.retire(&source.database, attempt).await;
+    left.or_else(|error| later(&error, cx.operation))
+}
+
+/// Nobody depends on it: who asks an old place that does not answer waits for the news.
+fn later(error: &SiteDatabaseError, operation: OperationId) -> Result<(), StepError> {
+    warn!("operation {operation}: the old place does not know that it was left: {error}");
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! What can be known before a move: everything that would stop it later, said at once, and what it will
+//! take. Looks only.
+
+use std::time::Duration;
+
+use control_types::{SiteId, state::SiteState};
+use tokio::time::Instant;
+
+use super::{MoveSite, MoveSiteParams};
+use crate::{
+    control_db::{clusters, object_stores, placements, sites},
+    engine::{Cx, Flow, StepError, StepResult},
+    operations::changeover::{Side, Sides, streams},
+    site_database::SiteDatabases,
+    world::World,
+};
+
+/// Bytes of a database that arrive in a second, for estimates: what a small server did over a long way.
+const BYTES_PER_SECOND: i64 = 20 * 1024 * 1024;
+/// What a table costs whatever its size, and what the steps besides the copy take.
+const PER_TABLE_MS: u64 = 120;
+const BESIDES_MS: u64 = 4_000;
+/// What a switch takes besides the way there and back.
+const SWITCH_MS: u64 = 100;
+
+/// What a move will take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Bytes of rows and files.
+    pub bytes: u64,
+    /// From the beginning to the switch, in milliseconds.
+    pub copy_ms: u64,
+    /// How long requests will be held, in milliseconds.
+    pub pause_ms: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// What would stop the move, in words.
+    pub problems: Vec<String>,
+    /// If it could be told.
+    pub estimate: Estimate,
+}
+
+/// The step: fails with everything that was found.
+pub async fn run(cx: &mut Cx<'_, MoveSite>) -> StepResult {
+    let findings = look(cx.world, cx.site, &cx.params).await?;
+    if findings.problems.is_empty() {
+        let Estimate { bytes, pause_ms, .. } = findings.estimate;
+        let bytes = streams::shown(i64::try_from(bytes).unwrap_or(i64::MAX));
+        return Ok(Flow::Noted(format!("{bytes} to move, a pause of about {pause_ms} ms")));
+    }
+    Err(StepError::fail(findings.problems.join("; ")))
+}
+
+/// Looks at everything. What cannot be reached is a problem too, not an error.
+///
+/// # Errors
+/// When the control database does not answer.
+pub async fn look(
+    world: &World,
+    site: SiteId,
+    params: &MoveSiteParams,
+) -> Result<Findings, StepError> {
+    let mut findings = Findings::default();
+    let Some(shown) = sites::get(&world.db.pool, site).await? else {
+        return Err(StepError::fail("the site is gone"));
+    };
+    if shown.state != SiteState::Active {
+        findings
+            .problem(format!("site '{}' is {}: only an active one moves", shown.slug, shown.state));
+    }
+    if !shown.allowed_regions.contains(&params.region) {
+        findings.problem(format!(
+            "site '{}' may only be in {}, not in {}: its customer has to agree first",
+            shown.slug,
+            shown.allowed_regions.join(", "),
+            params.region
+        ));
+    }
+    let mut connection = world.db.pool.acquire().await?;
+    if let Some((kept, until)) = placements::following(&mut connection, site).await? {
+        findings.problem(format!(
+            "the site's place in {} is kept for the way back until {until}: move it back, or settle \
+             the last move first",
+            kept.region
+        ));
+    }
+    let source = Side::current(world, site).await?;
+    let chosen = clusters::choose(
+        &mut connection,
+        &params.region,
+        params.cluster.as_deref(),
+        Some(source.placement.cluster),
+    );
+    let target = match chosen.await? {
+        Ok(cluster) => Some(world.clusters.get(cluster.id).await?),
+        Err(error) => {
+            findings.problem(match &params.cluster {
+                Some(wanted) => format!("cluster {wanted} does not take the site: {error}"),
+                None => error.to_string(),
+            });
+            None
+        }
+    };
+    let same_region = params.region == source.placement.region;
+    if !same_region
+        && let Err(error) = object_stores::choose_for_site(&mut connection, &params.region).await?
+    {
+        findings.problem(error.to_string());
+    }
+    drop(connection);
+    if !same_region {
+        look_at_routers(world, &params.region, &mut findings).await?;
+    }
+    look_at_source(&source, &mut findings).await;
+    if let Some(target) = &target {
+        look_at_target(&source, target, &mut findings).await;
+    }
+    estimate(&source, target.as_ref(), same_region, &mut findings).await;
+    Ok(findings)
+}
+
+/// What would stop the way back: the stream must run, and both schemas be the same.
+pub async fn of_way_back(sides: &Sides) -> Result<Vec<String>, StepError> {
+    let mut problems = Vec::new();
+    let (source, target) = (&sides.source, &sides.target);
+    let versions = [
+        source.cluster.schema_version(&source.database).await?,
+        target.cluster.schema_version(&target.database).await?,
+    ];
+    if versions[0] != versions[1] {
+        problems.push(
+            "the schema was changed since the move, so the old place could not follow any more"
+                .to_owned(),
+        );
+    }
+    if !target.cluster.copy_status(&target.database).await?.is_complete() {
+        problems.push("the old place does not follow the site any more".to_owned());
+    }
+    Ok(problems)
+}
+
+impl Findings {
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+}
+
+async fn look_at_routers(
+    world: &World,
+    region: &str,
+    findings: &mut Findings,
+) -> Result<(), StepError> {
+    let routers = crate::control_db::places::routers(&world.db.pool).await?;
+    let there: Vec<_> = routers.into_iter().filter(|router| router.region == region).collect();
+    if there.is_empty() {
+        findings.problem(format!("region {region} has no router"));
+    }
+    for router in there {
+        if router.passthrough_address.is_none() {
+            findings.problem(format!(
+                "router {} takes no connections over from other regions (`passthrough_address`)",
+                router.name
+            ));
+        }
+        if let Err(error) = world.router_status(&router).await {
+            findings.problem(format!("router {} does not answer: {error}", router.name));
+        }
+    }
+    Ok(())
+}
+
+async fn look_at_source(source: &Side, findings: &mut Findings) {
+    match source.cluster.check_isolation(&source.database).await {
+        Ok(found) => found.into_iter().for_each(|found| findings.problem(found)),
+        Err(error) => return findings.problem(error.to_string()),
+    }
+    match source.cluster.schema_version(&source.database).await {
+        Ok(Some(version)) if version == migrations::Schema::Site.latest_version() => {}
+        Ok(version) => findings.problem(format!(
+            "the site's schema is of version {}, new databases are made with {}: migrate it first",
+            version.map_or_else(|| "?".to_owned(), |version| version.to_string()),
+            migrations::Schema::Site.latest_version()
+        )),
+        Err(error) => findings.problem(error.to_string()),
+    }
+    look_at_replication(&source.cluster, findings).await;
+}
+
+async fn look_at_target(source: &Side, target: &SiteDatabases, findings: &mut Findings) {
+    look_at_replication(target, findings).await;
+    let locales = (source.cluster.locale(&source.database).await, target.template_locale().await);
+    match locales {
+        (Ok(ours), Ok(theirs)) if ours != theirs => findings.problem(format!(
+            "the database has {ours}, new ones on cluster {} have {theirs}",
+            target.cluster()
+        )),
+        (Err(error), _) | (_, Err(error)) => findings.problem(error.to_string()),
+        _ => {}
+    }
+}
+
+async fn look_at_replication(cluster: &SiteDatabases, findings: &mut Findings) {
+    match cluster.replication_problems().await {
+        Ok(found) => found.into_iter().for_each(|found| findings.problem(found)),
+        Err(error) => findings.problem(error.to_string()),
+    }
+}
+
+async fn estimate(
+    source: &Side,
+    target: Option<&SiteDatabases>,
+    same_region: bool,
+    findings: &mut Findings,
+) {
+    let rows = source.cluster.table_bytes(&source.database).await.unwrap_or_default();
+    let (tables, files) = source.cluster.contents(&source.database).await.unwrap_or_default();
+    let bytes = rows + if same_region { 0 } else { files };
+    let mut way = Duration::ZERO;
+    for cluster in [Some(&source.cluster), target].into_iter().flatten() {
+        let begun = Instant::now();
+        if cluster.round_trip().await.is_ok() {
+            way = way.max(begun.elapsed());
+        }
+    }
+    let way_ms = u64::try_from(way.as_millis()).unwrap_or_default();
+    findings.estimate = Estimate {
+        bytes: u64::try_from(bytes).unwrap_or_default(),
+        copy_ms: u64::try_from(bytes * 1000 / BYTES_PER_SECOND).unwrap_or_default()
+            + u64::try_from(tables).unwrap_or_default() * PER_TABLE_MS
+            + BESIDES_MS,
+        pause_ms: SWITCH_MS + 2 * way_ms,
+    };
+}
