@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod hold;
+mod regions;
 mod relocate;
 
 use clap::{Args, Subcommand};
@@ -38,6 +39,8 @@ pub enum SiteCommand {
     Hold(hold::HoldArgs),
     /// Let the requests of a held site go on
     Release(hold::ReleaseArgs),
+    /// Show or change the regions where a site's data may be
+    Regions(regions::RegionsArgs),
     /// Move a site to another region or cluster while people use it
     Move(relocate::MoveArgs),
     /// Return a site to where it was before its last move, with all that was written since
@@ -92,6 +95,7 @@ pub async fn run(
         SiteCommand::Resume(args) => resume(args, connection, output).await,
         SiteCommand::Hold(args) => hold::hold(args, connection, output).await,
         SiteCommand::Release(args) => hold::release(args, connection, output).await,
+        SiteCommand::Regions(args) => regions::run(args, connection, output).await,
         SiteCommand::Move(args) => relocate::run(args, connection, output).await,
         SiteCommand::MoveBack(args) => relocate::back(args, connection, output).await,
         SiteCommand::Settle(args) => relocate::settle(args, connection, output).await,

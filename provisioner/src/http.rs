@@ -29,6 +29,7 @@ mod moves;
 mod operations;
 mod places;
 mod refusal;
+mod regions;
 mod sites;
 mod status;
 mod validate;
@@ -88,6 +89,7 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/move-back", post(moves::back))
         .route("/sites/{site}/settle", post(moves::settle))
         .route("/sites/{site}/records", get(moves::records))
+        .route("/sites/{site}/regions", post(regions::change))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

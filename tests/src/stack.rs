@@ -213,18 +213,7 @@ impl Stack {
     /// # Errors
     /// When it was not built.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let output = Command::new(binary("ta3lem")?)
-            .args(arguments)
-            .env("TA3LEM_API", &self.ready.api.url)
-            .env("TA3LEM_TOKEN_FILE", &self.ready.api.token_file)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()?;
-        Ok(Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        cli(&self.ready.api.url, &self.ready.api.token_file, arguments)
     }
 
     /// Somebody with a browser's manners who trusts the platform's authority.
@@ -400,6 +389,25 @@ impl Output {
 
 fn pid(child: &Child) -> Result<Pid> {
     Pid::from_raw(i32::try_from(child.id())?).context("no process id")
+}
+
+/// Runs the command line against a platform.
+///
+/// # Errors
+/// When it was not built.
+pub fn cli(api: &str, token_file: &Path, arguments: &[&str]) -> Result<Output> {
+    let output = Command::new(binary("ta3lem")?)
+        .args(arguments)
+        .env("TA3LEM_API", api)
+        .env("TA3LEM_TOKEN_FILE", token_file)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .output()?;
+    Ok(Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// Two ports that were free just now, with the ones after them free too (for the second region).

@@ -266,6 +266,21 @@ pub struct MoveSite {
     pub dry_run: bool,
 }
 
+/// Changes where a site's data may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRegions {
+    /// Regions where it may be from now on, besides the others.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Regions where it may not be any more. Refused while something of the site is there.
+    #[serde(default)]
+    pub forbid: Vec<String>,
+    /// Why, for the audit trail: who agreed, and where that is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Moves a site back to where it was, or removes what is kept there for that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

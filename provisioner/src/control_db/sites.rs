@@ -171,6 +171,29 @@ pub async fn cancel_deletion(
     Ok(())
 }
 
+/// Sets where a site's data may be. Whether it was set: not while something of the site is elsewhere.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn set_regions(
+    connection: &mut PgConnection,
+    site: SiteId,
+    regions: &[String],
+) -> Result<bool, sqlx::Error> {
+    let outcome = sqlx::query!(
+        "update site set allowed_regions = $2, updated_at = now() where id = $1",
+        site.0,
+        regions
+    )
+    .execute(connection)
+    .await;
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(error) if broken_constraint(&error) == Some("site_allowed_regions") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A number that no attempt to give the site another place ever had.
 ///
 /// # Errors

@@ -55,6 +55,7 @@ use utoipa::{
         sites::ChangeSite,
         sites::MoveSite,
         sites::ChangeMove,
+        sites::ChangeRegions,
         sites::SiteRecord,
         sites::WayBack,
         certificates::Certificate,
@@ -245,6 +246,14 @@ const CALLS: &[Call] = &[
         Some("ChangeMove"),
         202,
         "Accepted",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/regions",
+        "Changes where a site's data may be",
+        Some("ChangeRegions"),
+        200,
+        "Site",
     ),
     (
         HttpMethod::Get,

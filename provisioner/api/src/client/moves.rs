@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde::Serialize;
 
 use super::{Client, Result, segment};
-use crate::sites::{Accepted, ChangeMove, DryRun, MoveSite, SiteRecord};
+use crate::sites::{Accepted, ChangeMove, ChangeRegions, DryRun, MoveSite, Site, SiteRecord};
 
 impl Client {
     /// Moves a site. The same key again is the same request.
@@ -71,6 +71,14 @@ impl Client {
     pub async fn plan_settle_site(&self, site: &str) -> Result<DryRun> {
         let change = ChangeMove { dry_run: true, ..ChangeMove::default() };
         self.send(Method::POST, &path(site, "settle"), &change).await
+    }
+
+    /// Changes where a site's data may be.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn change_regions(&self, site: &str, change: &ChangeRegions) -> Result<Site> {
+        self.send(Method::POST, &path(site, "regions"), change).await
     }
 
     /// What was proven of a site, the oldest first.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use control_types::{SiteId, state::SiteState};
+use time::{OffsetDateTime, UtcOffset, macros::format_description};
 use tokio::time::Instant;
 
 use super::{MoveSite, MoveSiteParams};
@@ -73,18 +74,20 @@ pub async fn look(
     }
     if !shown.allowed_regions.contains(&params.region) {
         findings.problem(format!(
-            "site '{}' may only be in {}, not in {}: its customer has to agree first",
+            "site '{}' may only be in {}: if its customer agrees, `ta3lem site regions {} --allow {}`",
             shown.slug,
             shown.allowed_regions.join(", "),
+            shown.slug,
             params.region
         ));
     }
     let mut connection = world.db.pool.acquire().await?;
     if let Some((kept, until)) = placements::following(&mut connection, site).await? {
         findings.problem(format!(
-            "the site's place in {} is kept for the way back until {until}: move it back, or settle \
-             the last move first",
-            kept.region
+            "the site's place in {} is kept for the way back until {}: move it back \
+             (`ta3lem site move-back`), or settle the last move first (`ta3lem site settle`)",
+            kept.region,
+            minute(until)
         ));
     }
     let source = Side::current(world, site).await?;
@@ -140,6 +143,12 @@ pub async fn of_way_back(sides: &Sides) -> Result<Vec<String>, StepError> {
         problems.push("the old place does not follow the site any more".to_owned());
     }
     Ok(problems)
+}
+
+/// For people.
+fn minute(at: OffsetDateTime) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute] UTC");
+    at.to_offset(UtcOffset::UTC).format(&format).unwrap_or_else(|_| at.to_string())
 }
 
 impl Findings {
