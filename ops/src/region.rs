@@ -1,5 +1,7 @@
 //! `ta3lem region`.
 
+mod drain;
+
 use clap::Subcommand;
 
 use crate::{
@@ -13,6 +15,8 @@ use crate::{
 pub enum RegionCommand {
     /// List the regions
     List,
+    /// Move all sites of a region to another one, some at a time
+    Drain(drain::DrainArgs),
 }
 
 /// Does it.
@@ -21,7 +25,13 @@ pub async fn run(
     connection: &Connection,
     output: &Output,
 ) -> Result<(), Failure> {
-    let RegionCommand::List = command;
+    match command {
+        RegionCommand::List => list(connection, output).await,
+        RegionCommand::Drain(args) => drain::run(args, connection, output).await,
+    }
+}
+
+async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
     let regions = connection.answer(connection.client.regions().await)?;
     if output.json {
         return output.document(&regions);

@@ -11,12 +11,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use control_types::state::RecordKind;
 use futures_util::future::{try_join, try_join_all};
+use provisioner_api::sites::CreateSite;
 use sha2::{Digest as _, Sha256};
 use sqlx::Connection;
 use tests::{
     Stack, Visitor,
     stack::{ReadyLogin, ReadySite, Start},
 };
+use uuid::Uuid;
+
+use crate::site_life::{delete, request};
 
 const SLUG: &str = "nusantara";
 const FROM: &str = "id-jakarta";
@@ -41,8 +45,28 @@ pub async fn a_site_moves_while_people_use_it() -> Result<()> {
     try_join(try_join(writers, readers), operator).await?;
     proven(&stack, 3)?;
     nothing_is_left(&stack, &site).await?;
+    a_region_is_drained(&stack).await?;
     stack.stop()?;
     Ok(())
+}
+
+/// What is left in a region goes elsewhere by one command; what may not is named, and stays.
+async fn a_region_is_drained(stack: &Stack) -> Result<()> {
+    let api = stack.api()?;
+    for (slug, regions) in [("mover", vec![FROM, TO]), ("stayer", vec![FROM])] {
+        let allowed = regions.into_iter().map(str::to_owned).collect();
+        let request = CreateSite { allowed_regions: Some(allowed), ..request(slug) };
+        let accepted = api.create_site(&request, &Uuid::new_v4().to_string()).await?;
+        api.wait_for(accepted.operation.id).await?;
+    }
+    let drain = stack.cli(&["region", "drain", FROM, "--to", TO])?;
+    ensure!(drain.code == 1, "{}: {}{}", drain.code, drain.stdout, drain.stderr);
+    ensure!(drain.stdout.contains("mover  is in sg-singapore"), "{}", drain.stdout);
+    ensure!(drain.stdout.contains("site regions stayer"), "{}", drain.stdout);
+    let url = stack.url("mover", TO)?;
+    stack.visitor()?.read(&format!("{url}/")).await?;
+    delete(stack, "mover").await?;
+    delete(stack, "stayer").await
 }
 
 /// The demo's platform, with a site that has courses and files.

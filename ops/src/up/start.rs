@@ -92,8 +92,8 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
     })
     .await?;
     let regions = routers::start(platform, &beside, &urls, &router_ports, &client, args).await?;
-    step("databases ready to be cloned for sites", Some(&data.log("provisioner")), async {
-        provisioner::templates_ready(&client).await
+    step("places ready for sites", Some(&data.log("provisioner")), async {
+        provisioner::places_ready(&client).await
     })
     .await?;
     let addresses: Vec<_> = regions.iter().map(|region| region.router.https.clone()).collect();

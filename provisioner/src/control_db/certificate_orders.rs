@@ -179,31 +179,17 @@ pub async fn want(
     Ok(())
 }
 
-/// Removes all that a site ordered.
+/// Removes what a site ordered, in one region or in all.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete_of_site(
+pub async fn delete(
     connection: &mut PgConnection,
     site: SiteId,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from certificate_order where site_id = $1", site.0)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Removes all that a site ordered in one region.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn delete_in_region(
-    connection: &mut PgConnection,
-    site: SiteId,
-    region: &str,
+    region: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "delete from certificate_order where site_id = $1 and region = $2",
+        "delete from certificate_order where site_id = $1 and ($2::text is null or region = $2)",
         site.0,
         region
     )

@@ -66,29 +66,18 @@ pub async fn put(
     Ok(())
 }
 
-/// Removes all certificates of a site.
+/// Removes the certificates of a site, in one region or in all. Of which hostnames.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn delete_of_site(
+pub async fn delete(
     connection: &mut PgConnection,
     site: SiteId,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from certificate where site_id = $1", site.0).execute(connection).await?;
-    Ok(())
-}
-
-/// Removes the certificates of a site in one region. Of which hostnames.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn delete_in_region(
-    connection: &mut PgConnection,
-    site: SiteId,
-    region: &str,
+    region: Option<&str>,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
-        "delete from certificate where site_id = $1 and region = $2 returning hostname",
+        "delete from certificate where site_id = $1 and ($2::text is null or region = $2)
+         returning hostname",
         site.0,
         region
     )

@@ -360,8 +360,8 @@ async fn await_certificate(cx: &Cx<'_, CreateSite>, hostname: &Hostname) -> Step
 
 async fn remove_certificates(cx: &mut Cx<'_, CreateSite>) -> StepResult {
     let mut tx = cx.begin().await?;
-    certificate_orders::delete_of_site(&mut tx, cx.site).await?;
-    certificates::delete_of_site(&mut tx, cx.site).await?;
+    certificate_orders::delete(&mut tx, cx.site, None).await?;
+    certificates::delete(&mut tx, cx.site, None).await?;
     tx.commit().await?;
     Ok(Flow::Done)
 }

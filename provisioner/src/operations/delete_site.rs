@@ -209,8 +209,8 @@ async fn release_names(cx: &mut Cx<'_, DeleteSite>) -> StepResult {
     for placement in placements::kept(&mut tx, cx.site).await? {
         placements::set_state(&mut tx, placement.id, PlacementState::Retired).await?;
     }
-    certificate_orders::delete_of_site(&mut tx, cx.site).await?;
-    certificates::delete_of_site(&mut tx, cx.site).await?;
+    certificate_orders::delete(&mut tx, cx.site, None).await?;
+    certificates::delete(&mut tx, cx.site, None).await?;
     domains::release(&mut tx, cx.site).await?;
     sites::set_state(&mut tx, cx.site, &[SiteState::Deleting], SiteState::Deleted).await?;
     tx.commit().await?;

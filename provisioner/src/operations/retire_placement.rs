@@ -161,8 +161,8 @@ async fn remove_certificates(old: &Side, cx: &mut Cx<'_, RetirePlacement>) -> St
         return Ok(Flow::Done);
     }
     let mut tx = cx.begin().await?;
-    certificate_orders::delete_in_region(&mut tx, cx.site, region).await?;
-    let removed = certificates::delete_in_region(&mut tx, cx.site, region).await?;
+    certificate_orders::delete(&mut tx, cx.site, Some(region)).await?;
+    let removed = certificates::delete(&mut tx, cx.site, Some(region)).await?;
     cx.progress.certificates.extend(removed);
     cx.save_progress(&mut tx).await?;
     tx.commit().await?;

@@ -133,20 +133,23 @@ pub async fn register(
     Ok(())
 }
 
-/// Waits until the provisioner has made each cluster's template.
-pub async fn templates_ready(client: &Client) -> anyhow::Result<()> {
+/// Waits until the provisioner has made each cluster's template and reached each object store: sites
+/// are placed nowhere else.
+pub async fn places_ready(client: &Client) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     let all_ready = async {
         loop {
-            let clusters = client.clusters().await?;
-            missing = clusters
-                .into_iter()
+            let clusters = client.clusters().await?.into_iter();
+            let clusters = clusters
                 .filter(|cluster| cluster.template_version.is_none())
-                .map(|cluster| {
-                    let reason =
-                        cluster.last_error.unwrap_or_else(|| "still being made".to_owned());
-                    format!("{}: {reason}", cluster.name)
-                })
+                .map(|cluster| (cluster.name, cluster.last_error, "its template is being made"));
+            let stores = client.object_stores().await?.into_iter();
+            let stores = stores
+                .filter(|store| store.last_seen_at.is_none())
+                .map(|store| (store.name, store.last_error, "it was not reached yet"));
+            missing = clusters
+                .chain(stores)
+                .map(|(name, error, why)| format!("{name}: {}", error.as_deref().unwrap_or(why)))
                 .collect();
             if missing.is_empty() {
                 return anyhow::Ok(());
@@ -156,6 +159,6 @@ pub async fn templates_ready(client: &Client) -> anyhow::Result<()> {
     };
     match tokio::time::timeout(PATIENCE, all_ready).await {
         Ok(result) => result,
-        Err(_) => bail!("no template in time: {}", missing.join("; ")),
+        Err(_) => bail!("not ready in time: {}", missing.join("; ")),
     }
 }

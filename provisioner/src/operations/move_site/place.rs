@@ -124,8 +124,8 @@ pub async fn remove_certificates(sides: &Sides, cx: &Cx<'_, MoveSite>) -> StepRe
     let (from, to) = (&sides.source.placement.region, &sides.target.placement.region);
     if from != to {
         let mut tx = cx.begin().await?;
-        certificate_orders::delete_in_region(&mut tx, cx.site, to).await?;
-        certificates::delete_in_region(&mut tx, cx.site, to).await?;
+        certificate_orders::delete(&mut tx, cx.site, Some(to)).await?;
+        certificates::delete(&mut tx, cx.site, Some(to)).await?;
         tx.commit().await?;
     }
     Ok(Flow::Done)
