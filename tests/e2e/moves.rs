@@ -125,7 +125,7 @@ async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> 
     let Person { visitor, origin } = person;
     let mut number = 0_u64;
     while !stop.load(Ordering::SeqCst) {
-        let language = if number % 2 == 0 { "id" } else { "en" };
+        let language = if number.is_multiple_of(2) { "id" } else { "en" };
         let post = visitor.http().post(format!("{origin}/language")).header("origin", origin);
         let answer = post.form(&[("language", language), ("next", "/courses")]).send().await;
         let answer = answer.with_context(|| format!("write {number} at {origin}"))?;
