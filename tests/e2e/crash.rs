@@ -4,7 +4,12 @@
 
 mod bench;
 mod create_and_delete;
+mod homes;
+mod hurdles;
+mod moves;
+mod nomad;
 mod routers;
 mod script;
 
 pub use create_and_delete::every_step as every_step_of_creating_and_deleting;
+pub use moves::every_step as every_step_of_moving;

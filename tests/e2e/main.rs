@@ -74,6 +74,7 @@ const SHARED: &[(&str, Shared)] = shared![
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,
     crash::every_step_of_creating_and_deleting,
+    crash::every_step_of_moving,
 ];
 
 const OWN: &[(&str, Own)] = own![

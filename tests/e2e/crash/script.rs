@@ -129,3 +129,51 @@ pub fn scenarios(kind: OperationKind) -> Vec<Scenario> {
     }
     all
 }
+
+/// The same in few operations, for kinds that take long: what happens to one step only elsewhere
+/// happens to all of them at once. An undo whose effect is not there is what an undo twice is, so
+/// what is left for each step alone is that its effect is there, was not noted, and then it fails.
+pub fn few_scenarios(kind: OperationKind) -> Vec<Scenario> {
+    let planned = planned(kind);
+    let steps = &planned.steps;
+    let pivot = planned.shape.pivot.unwrap_or(steps.len() - 1);
+    let turn = (steps[pivot].clone(), Point::BeforeForward, Fault::Fail);
+    let all = |steps: &[String], faults: &[(Point, Fault)]| -> Rules {
+        let each = |step: &String| {
+            faults.iter().map(|(point, fault)| (step.clone(), *point, *fault)).collect::<Rules>()
+        };
+        steps.iter().flat_map(each).collect()
+    };
+    let done = |what: &str, faults: &[(Point, Fault)]| Scenario {
+        name: format!("{kind}/{what}"),
+        rules: all(steps, faults),
+        ends: OperationState::Succeeded,
+    };
+    let undone = |what: &str, faults: &[(Point, Fault)]| Scenario {
+        name: format!("{kind}/{what}"),
+        rules: [vec![turn.clone()], all(&steps[..=pivot], faults)].concat(),
+        ends: OperationState::Failed,
+    };
+    let vanish = [(Point::BeforeForward, Fault::Crash), (Point::AfterForward, Fault::Crash)];
+    let vanish_back = [(Point::BeforeUndo, Fault::Crash), (Point::AfterUndo, Fault::Crash)];
+    let mut few = vec![
+        done("every worker vanishes, before and after", &vanish),
+        undone("every worker vanishes while undoing", &vanish_back),
+        done("everything twice", &[(Point::AfterForward, Fault::Again)]),
+        undone("every undo twice", &[(Point::AfterUndo, Fault::Again)]),
+        undone("every undo fails once", &[(Point::BeforeUndo, Fault::Fail)]),
+    ];
+    few.extend(steps[..pivot].iter().rev().map(|step| {
+        let at = |point, fault| (step.clone(), point, fault);
+        Scenario {
+            name: format!("{kind}/{step}/crash after, then fail"),
+            rules: vec![
+                at(Point::BeforeForward, Fault::None),
+                at(Point::AfterForward, Fault::Crash),
+                at(Point::BeforeForward, Fault::Fail),
+            ],
+            ends: OperationState::Failed,
+        }
+    }));
+    few
+}
