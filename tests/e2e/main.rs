@@ -74,7 +74,8 @@ const SHARED: &[(&str, Shared)] = shared![
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,
-    crash::every_step_of_every_kind,
+    crash::every_step_of_creating_and_deleting,
+    crash::every_step_of_moving,
 ];
 
 const OWN: &[(&str, Own)] = own![
