@@ -51,6 +51,31 @@ pub struct Opening {
     pub at: OffsetDateTime,
 }
 
+/// What the time of a hold went into, for the log: people wait meanwhile.
+struct Parts {
+    begun: Instant,
+    last: Instant,
+    told: Vec<String>,
+}
+
+impl Parts {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { begun: now, last: now, told: Vec::new() }
+    }
+
+    /// A part ends here and the next one begins.
+    fn end(&mut self, part: &str) {
+        let now = Instant::now();
+        self.told.push(format!("{part} {}", (now - self.last).as_millis()));
+        self.last = now;
+    }
+
+    fn told(&self) -> String {
+        self.told.join(", ")
+    }
+}
+
 /// Gives up whatever an earlier try of the operation left. The opening, if it had come that far.
 pub async fn give_up_earlier<K: Kind<Progress: Noted>>(
     cx: &mut Cx<'_, K>,
@@ -124,17 +149,20 @@ async fn try_it<K: Kind>(
     let mut open = target.cluster.switch(&target.database).await?;
     // Whoever lost the operation stops before anybody waits.
     cx.begin().await?.rollback().await?;
-    let begun = Instant::now();
+    let mut parts = Parts::begin();
     let (hold, _) = cx.world.hold(cx.site, LONGEST_HOLD).await?;
-    let opened = fence_and_open(cx, sides, attempt, &mut fence, &mut open, hold).await;
+    parts.end("hold");
+    let opened = fence_and_open(cx, sides, attempt, &mut fence, &mut open, hold, &mut parts).await;
     if let Ok(Ok(_)) = &opened {
         hand_over(cx, sides, attempt).await?;
     }
-    let held = begun.elapsed();
+    parts.end("hand over");
+    let held = parts.begun.elapsed();
     fence.close().await;
     open.close().await;
     Ok(opened?.map(|opening| {
-        info!("operation {}: requests were held for {} ms", cx.operation, held.as_millis());
+        let (operation, ms) = (cx.operation, held.as_millis());
+        info!("operation {operation}: requests were held for {ms} ms: {}", parts.told());
         Opening { held_ms: u64::try_from(held.as_millis()).ok(), ..opening }
     }))
 }
@@ -146,11 +174,13 @@ async fn fence_and_open<K: Kind>(
     fence: &mut Switch,
     open: &mut Switch,
     hold: HoldId,
+    parts: &mut Parts,
 ) -> Result<Result<Opening, String>, StepError> {
     let source = &sides.source;
     if let Some(stragglers) = drained(cx, hold).await? {
         warn!("operation {}: not waited for any longer: {stragglers}", cx.operation);
     }
+    parts.end("drain");
     let mut fenced = fence.fence(sides.left(), attempt).await?;
     if fenced.is_none() {
         let ended = source.cluster.end_transactions(&source.database).await?;
@@ -160,8 +190,12 @@ async fn fence_and_open<K: Kind>(
     let Some(fenced) = fenced else {
         return Ok(Err("transactions of the site do not end".to_owned()));
     };
+    parts.end("fence");
     files::settle(cx, sides, &fenced.files).await?;
-    Ok(match open.open(attempt, &fenced.sequences, ARRIVAL).await? {
+    parts.end("files");
+    let opened = open.open(attempt, &fenced.sequences, ARRIVAL).await?;
+    parts.end("open");
+    Ok(match opened {
         Opened::Primary { open_lsn } => Ok(Opening {
             open_lsn,
             fence_lsn: Some(fenced.fence_lsn),
