@@ -139,18 +139,15 @@ fn refuse_differences(comparison: &Comparison) -> Result<(), StepError> {
 
 /// Makes the target the site. Nothing before it is lost, whatever ends in the middle of it.
 pub async fn switch<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    // First, since it may be half done and what follows asks for more.
+    if let Some(opening) = switch::finish_earlier(cx, sides).await? {
+        return Ok(opened(cx, opening));
+    }
     // What came since the comparison is little: the pause shall not wait for it.
     files::copy(cx, sides).await?;
     place::warm(&sides.target, cx).await?;
     match switch::switch(cx, sides).await? {
-        Switched::Open(opening) => {
-            let note = match opening.held_ms {
-                Some(ms) => format!("requests were held for {ms} ms"),
-                None => "an earlier try had opened the target".to_owned(),
-            };
-            cx.progress.changeover().opened = Some(opening.into());
-            Ok(Flow::Noted(note))
-        }
+        Switched::Open(opening) => Ok(opened(cx, opening)),
         Switched::NotNow(reason) => {
             let tries = cx.progress.changeover().tries;
             if tries >= MOST_TRIES {
@@ -162,6 +159,15 @@ pub async fn switch<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides)
             Ok(Flow::Wait { pause: BETWEEN_TRIES, reason })
         }
     }
+}
+
+fn opened<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, opening: Opening) -> Flow {
+    let note = match opening.held_ms {
+        Some(ms) => format!("requests were held for {ms} ms"),
+        None => "an earlier try had opened the target".to_owned(),
+    };
+    cx.progress.changeover().opened = Some(opening.into());
+    Flow::Noted(note)
 }
 
 /// Whatever a try left is given up. When the target is the site already, that cannot be.

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use control_types::OperationId;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -15,7 +14,7 @@ use super::{Noted, Sides, files};
 use crate::{
     control_db::{holds, placements, sites},
     engine::{Cx, Kind, StepError},
-    site_database::{Attempt, Opened, SiteDatabaseError, Switch},
+    site_database::{Attempt, Opened, Switch},
     world::HoldId,
 };
 
@@ -76,6 +75,20 @@ impl Parts {
     }
 }
 
+/// Brings an earlier try of the operation to its end: to the opening if it had come that far, and else
+/// it is given up. Asks for nothing but the two clusters and the control database.
+pub async fn finish_earlier<K: Kind<Progress: Noted>>(
+    cx: &mut Cx<'_, K>,
+    sides: &Sides,
+) -> Result<Option<Opening>, StepError> {
+    let opening = give_up_earlier(cx, sides).await?;
+    if opening.is_some() {
+        let attempt = sides.attempt(cx.progress.changeover().number);
+        hand_over(cx, sides, &attempt).await?;
+    }
+    Ok(opening)
+}
+
 /// Gives up whatever an earlier try of the operation left. The opening, if it had come that far.
 pub async fn give_up_earlier<K: Kind<Progress: Noted>>(
     cx: &mut Cx<'_, K>,
@@ -88,16 +101,12 @@ pub async fn give_up_earlier<K: Kind<Progress: Noted>>(
     give_up(cx, sides, &sides.attempt(number)).await
 }
 
-/// One try. The caller has made everything ready: the target follows closely and was compared.
+/// One try. The caller has made everything ready: the target follows closely and was compared, and no
+/// earlier try is unfinished.
 pub async fn switch<K: Kind<Progress: Noted>>(
     cx: &mut Cx<'_, K>,
     sides: &Sides,
 ) -> Result<Switched, StepError> {
-    if let Some(opening) = give_up_earlier(cx, sides).await? {
-        let attempt = sides.attempt(cx.progress.changeover().number);
-        hand_over(cx, sides, &attempt).await?;
-        return Ok(Switched::Open(opening));
-    }
     // No number is used twice: it is noted before it is used.
     let mut tx = cx.begin().await?;
     let number = sites::draw_attempt(&mut tx, cx.site).await?;
@@ -258,23 +267,24 @@ async fn give_up<K: Kind>(
     Ok(None)
 }
 
-/// Sends everybody to the target. The source learns that it was left, for those who ask it still.
+/// Sends everybody to the target. The source learns that it was left, for those who ask it still: also
+/// when the control database does not answer, since then they are many.
 async fn hand_over<K: Kind>(
     cx: &Cx<'_, K>,
     sides: &Sides,
     attempt: &Attempt,
 ) -> Result<(), StepError> {
-    let (source, target) = (&sides.source, &sides.target);
-    let mut tx = cx.begin().await?;
-    placements::hand_over(&mut tx, source.placement.id, target.placement.id, cx.operation).await?;
-    holds::remove(&mut tx, cx.site).await?;
-    tx.commit().await?;
-    let left = source.cluster.retire(&source.database, attempt).await;
-    left.or_else(|error| later(&error, cx.operation))
-}
-
-/// Nobody depends on it: who asks an old place that does not answer waits for the news.
-fn later(error: &SiteDatabaseError, operation: OperationId) -> Result<(), StepError> {
-    warn!("operation {operation}: the old place does not know that it was left: {error}");
-    Ok(())
+    let (from, to) = (&sides.source, sides.target.placement.id);
+    let routed = async {
+        let mut tx = cx.begin().await?;
+        placements::hand_over(&mut tx, from.placement.id, to, cx.operation).await?;
+        holds::remove(&mut tx, cx.site).await?;
+        Ok::<_, StepError>(tx.commit().await?)
+    };
+    let (routed, left) = tokio::join!(routed, from.cluster.retire(&from.database, attempt));
+    if let Err(error) = left {
+        // Nobody depends on it: who asks an old place that does not answer waits for the news.
+        warn!("operation {}: the old place does not know that it was left: {error}", cx.operation);
+    }
+    routed
 }
