@@ -239,7 +239,8 @@ async fn hand_over<K: Kind>(
     left.or_else(|error| later(&error, cx.operation))
 }
 
-/// Nobody depends on it: who asks an old place that does not answer waits for the news.
+/// Nobody depends on it now: who asks an old place that does not answer waits for the news. The next
+/// step tells it again, and again.
 fn later(error: &SiteDatabaseError, operation: OperationId) -> Result<(), StepError> {
     warn!("operation {operation}: the old place does not know that it was left: {error}");
     Ok(())
