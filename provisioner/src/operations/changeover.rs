@@ -185,7 +185,12 @@ pub async fn undo_switch<K: Kind<Progress: Noted>>(
 pub async fn turn_round<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
     let opened = cx.progress.changeover().opened.as_ref();
     let opened = opened.ok_or_else(|| StepError::fail("the switch did not note its place"))?;
-    streams::turn_round(sides, &opened.open_lsn).await?;
+    let open_lsn = opened.open_lsn.clone();
+    // The switch has told it, if it could: a server that was down at that moment still believes in a
+    // fence that may be lifted, so its instance shows old pages, and nothing could come back to it.
+    let attempt = sides.attempt(cx.progress.changeover().number);
+    sides.source.cluster.retire(&sides.source.database, &attempt).await?;
+    streams::turn_round(sides, &open_lsn).await?;
     Ok(Flow::Done)
 }
 

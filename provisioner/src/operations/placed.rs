@@ -48,13 +48,16 @@ pub async fn leave_objects(
     placement: &Placement,
     others: &[Placement],
 ) -> Result<u64, StepError> {
-    let is_shared = others
-        .iter()
-        .any(|other| other.id != placement.id && other.object_store == placement.object_store);
-    if !is_shared {
+    if !shares_objects(placement, others) {
         return delete_objects(world, placement).await;
     }
     let store = world.object_stores.get(placement.object_store).await?;
     store.remove_key(&secrets(world, placement)?.access_key).await?;
     Ok(0)
+}
+
+/// Whether another place of the site has its files in the same store.
+pub fn shares_objects(placement: &Placement, others: &[Placement]) -> bool {
+    let is_same = |other: &Placement| other.object_store == placement.object_store;
+    others.iter().any(|other| other.id != placement.id && is_same(other))
 }

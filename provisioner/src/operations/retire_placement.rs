@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use control_types::state::{OperationKind, PlacementState, RecordKind};
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -148,8 +149,22 @@ async fn delete_objects(old: &Side, cx: &mut Cx<'_, RetirePlacement>) -> StepRes
     let mut connection = cx.world.db.pool.acquire().await?;
     let kept = placements::kept(&mut connection, cx.site).await?;
     drop(connection);
+    let there = match cx.progress.objects {
+        Some(there) => there,
+        None if placed::shares_objects(&old.placement, &kept) => 0,
+        None => {
+            let (store, prefix) = (old.store(cx.world).await?, old.prefix());
+            store.blob_sizes(&prefix).try_fold(0, |sum, _| std::future::ready(Ok(sum + 1))).await?
+        }
+    };
+    // Noted before they are removed: whoever comes after a crash finds none, and signs what was.
+    cx.progress.objects = Some(there);
+    let mut tx = cx.begin().await?;
+    cx.save_progress(&mut tx).await?;
+    tx.commit().await?;
     let removed = placed::leave_objects(cx.world, &old.placement, &kept).await?;
-    cx.progress.objects = Some(cx.progress.objects.unwrap_or_default() + removed);
+    // Other things than files may have been there too.
+    cx.progress.objects = Some(there.max(removed));
     Ok(Flow::Done)
 }
 
