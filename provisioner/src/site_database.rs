@@ -53,7 +53,7 @@ pub use name::{NotASiteDatabase, SiteDatabaseName};
 pub use registry::Clusters;
 pub use replication::{Beginning, MOVERS, Mover, ReplicationAddress};
 pub use roles::Rights;
-pub use switch::{Fenced, Opened, SequenceValue, Switch};
+pub use switch::{Fenced, LATELY, Opened, SequenceValue, Switch};
 pub use template::Template;
 
 /// Connections that a provisioner keeps to a cluster at most.

@@ -23,6 +23,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use control_types::{Generation, InstanceConfig, SiteId, headers as names};
+use futures_util::future::join_all;
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -37,6 +38,8 @@ use crate::{
 
 /// How long a request waits for a connection before it is told to come back.
 const ACQUIRE: Duration = Duration::from_secs(5);
+/// Connections that a process opens when it is asked to be ready.
+const READY: u32 = 4;
 /// After this long without use a connection is closed: an idle site holds none.
 const IDLE: Duration = Duration::from_secs(30);
 /// How old the database's word may be for a request that it did not refuse.
@@ -108,6 +111,14 @@ impl Fence {
             self.standing(Duration::ZERO, ACQUIRE).await.into_result()?;
         }
         Ok(&self.pool)
+    }
+
+    /// Opens some connections at once, so that those who come first do not wait for them.
+    pub async fn make_ready(&self) {
+        let most = self.pool.options().get_max_connections().min(READY);
+        let opening = join_all((0..most).map(|_| self.pool.acquire()));
+        // Whether the database answers is told by whoever asks it.
+        let _ = timeout(PATIENCE, opening).await;
     }
 
     /// What whoever wrote and was refused by the database is told, if it is more than that.

@@ -112,6 +112,15 @@ pub fn render(template: &str, values: Value) -> Result<Html<String>, Error> {
     ENVIRONMENT.get_template(template)?.render(values).map(Html)
 }
 
+/// Reads all templates, which the first pages would do else.
+pub fn make_ready() {
+    for (name, _) in TEMPLATES {
+        if let Err(error) = ENVIRONMENT.get_template(name) {
+            tracing::error!("the template {name} is wrong: {error}");
+        }
+    }
+}
+
 fn language(state: &State<'_, '_>) -> Result<locales::Language, Error> {
     let code = state.lookup("lang").and_then(|code| code.as_str().map(str::to_owned));
     code.and_then(|code| locales::Language::from_code(&code))

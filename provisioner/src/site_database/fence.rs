@@ -188,12 +188,7 @@ impl SiteDatabases {
         name: &SiteDatabaseName,
         attempt: &Attempt,
     ) -> Result<(), SiteDatabaseError> {
-        let sql = format!(
-            "update platform.site_authority set state = 'retired'
-             where state = 'fenced' and moving_to = '{}'",
-            attempt.armed()
-        );
-        self.in_database(name, "mark the database as left", sql).await
+        self.in_database(name, "mark the database as left", retire_sql(attempt)).await
     }
 
     /// Ends the site's sessions that are in a transaction, for those that hold a move up. How many.
@@ -240,6 +235,14 @@ impl SiteDatabases {
         let _ = connection.close().await;
         outcome.map(|_| ()).map_err(|error| self.sort(action, error))
     }
+}
+
+pub(super) fn retire_sql(attempt: &Attempt) -> String {
+    format!(
+        "update platform.site_authority set state = 'retired'
+         where state = 'fenced' and moving_to = '{}'",
+        attempt.armed()
+    )
 }
 
 pub(super) fn no_write(name: &SiteDatabaseName) -> String {

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
 use super::{
     Attempt, BlobRow, SiteDatabaseError, SiteDatabaseName, SiteDatabases,
     error::sqlstate,
-    fence::{let_write, no_write},
+    fence::{let_write, no_write, retire_sql},
 };
 
 /// A sequence and where it stands.
@@ -52,7 +52,7 @@ const PATIENCE_FOR_WRITERS: Duration = Duration::from_millis(1000);
 /// Our own code for a marker that has not arrived in time.
 const NOT_ARRIVED: &str = "TM002";
 /// Longer than a transaction of an instance can take between a file's row and its commit.
-const LATELY: &str = "3 minutes";
+pub const LATELY: Duration = Duration::from_secs(180);
 
 impl SiteDatabases {
     /// A connection for the moment in which requests wait: opened before it.
@@ -142,6 +142,15 @@ impl Switch {
         })
     }
 
+    /// Marks the source as what was left: its instance says where the site went.
+    ///
+    /// # Errors
+    /// When the cluster is down or refuses.
+    pub async fn retire(&mut self, attempt: &Attempt) -> Result<(), SiteDatabaseError> {
+        let outcome = self.ask(retire_sql(attempt)).await;
+        outcome.map(drop).map_err(|error| self.databases.sort("mark the database as left", error))
+    }
+
     /// Several transactions in one round trip. After an error the session is outside of any.
     async fn ask(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
         let outcome = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await;
@@ -207,8 +216,9 @@ fn fence_sql(name: &SiteDatabaseName, generation: Generation, attempt: &Attempt)
          from pg_sequences where schemaname = 'public' and last_value is not null
          union all
          select 'file', encode(sha256, 'hex'), size_bytes
-         from public.blob where created_at > now() - interval '{LATELY}';
+         from public.blob where created_at > now() - interval '{lately} s';
          commit",
+        lately = LATELY.as_secs(),
         patience = PATIENCE_FOR_WRITERS.as_millis(),
     )
 }

@@ -2,14 +2,17 @@
 //! is small, and a copy can begin long before the switch.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use time::OffsetDateTime;
+
 use super::{Sides, streams::shown};
 use crate::{
     engine::{Cx, Flow, Kind, StepError, StepResult},
-    site_database::BlobRow,
+    site_database::{BlobRow, LATELY},
     site_storage::{CopyProgress, CopySettings},
 };
 
@@ -88,8 +91,26 @@ async fn absent<K: Kind>(
     }
     copy(cx, sides).await?;
     let missing = to.missing_blobs(&prefix, expected(&rows)).await?;
-    let missing: std::collections::HashSet<_> = missing.iter().map(|blob| blob.sha256).collect();
+    let missing: HashSet<_> = missing.iter().map(|blob| blob.sha256).collect();
     Ok(rows.into_iter().filter(|row| missing.contains(&row.sha256)).collect())
+}
+
+/// Which of the files that came lately are at the target. They are never changed, so this stays true
+/// while requests wait.
+pub async fn settled<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+) -> Result<HashSet<[u8; 32]>, StepError> {
+    if sides.share_objects() {
+        return Ok(HashSet::new());
+    }
+    let since = OffsetDateTime::now_utc() - LATELY;
+    let rows = sides.source.cluster.blobs(&sides.source.database, Some(since)).await?;
+    let to = sides.target.store(cx.world).await?;
+    let blobs: Vec<_> = rows.iter().map(|row| (row.sha256, row.size_bytes)).collect();
+    let absent: HashSet<_> =
+        to.absent_blobs(&sides.target.prefix(), &blobs).await?.into_iter().collect();
+    Ok(blobs.into_iter().map(|(sha256, _)| sha256).filter(|one| !absent.contains(one)).collect())
 }
 
 /// Brings the files of these rows, which came in the last moments, to the target. Few, while requests

@@ -111,8 +111,9 @@ pub async fn remove_instance<K: Kind>(place: &Side, cx: &Cx<'_, K>) -> StepResul
     Ok(flow)
 }
 
-/// Wakes the instance of a place, so that nobody waits for its start in the moment of the switch. One
-/// that does not wake is woken by the first request.
+/// Wakes the instance of a place and lets it make itself ready (`/readyz` opens connections and reads
+/// templates), so that nobody waits for that after the moment of the switch. One that does not wake is
+/// woken by the first request.
 pub async fn warm<K: Kind>(place: &Side, cx: &Cx<'_, K>) -> Result<(), StepError> {
     let address = instances::address(&cx.world.db.pool, place.placement.id).await?;
     let Some(address) = address.and_then(|address| address.parse::<Upstream>().ok()) else {
@@ -134,7 +135,7 @@ pub async fn warm<K: Kind>(place: &Side, cx: &Cx<'_, K>) -> Result<(), StepError
 
 /// Any answer will do.
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: warm\r\nconnection: close\r\n\r\n").await?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: warm\r\nconnection: close\r\n\r\n").await?;
     let mut first = [0; 1];
     stream.read_exact(&mut first).await.map(drop)
 }

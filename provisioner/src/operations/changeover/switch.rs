@@ -4,7 +4,7 @@
 //!
 //! The order, what each statement asks for and why that is enough is in `site_database/fence.rs`.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -14,7 +14,7 @@ use super::{Noted, Sides, files};
 use crate::{
     control_db::{holds, placements, sites},
     engine::{Cx, Kind, StepError},
-    site_database::{Attempt, Opened, Switch},
+    site_database::{Attempt, Opened, SiteDatabaseError, Switch},
     world::HoldId,
 };
 
@@ -48,6 +48,16 @@ pub struct Opening {
     pub held_ms: Option<u64>,
     /// The first moment of the target.
     pub at: OffsetDateTime,
+}
+
+/// What was made ready before anybody waits.
+struct Switches<'a> {
+    /// To the source.
+    fence: &'a mut Switch,
+    /// To the target.
+    open: &'a mut Switch,
+    /// Files that came lately and are at the target: nobody waits while they are asked for again.
+    settled: &'a HashSet<[u8; 32]>,
 }
 
 /// What the time of a hold went into, for the log: people wait meanwhile.
@@ -156,17 +166,24 @@ async fn try_it<K: Kind>(
     }
     let mut fence = source.cluster.switch(&source.database).await?;
     let mut open = target.cluster.switch(&target.database).await?;
+    let settled = files::settled(cx, sides).await?;
     // Whoever lost the operation stops before anybody waits.
     cx.begin().await?.rollback().await?;
     let mut parts = Parts::begin();
     let (hold, _) = cx.world.hold(cx.site, LONGEST_HOLD).await?;
     parts.end("hold");
-    let opened = fence_and_open(cx, sides, attempt, &mut fence, &mut open, hold, &mut parts).await;
+    let mut switches = Switches { fence: &mut fence, open: &mut open, settled: &settled };
+    let opened = fence_and_open(cx, sides, attempt, &mut switches, hold, &mut parts).await;
+    let mut held = Duration::ZERO;
     if let Ok(Ok(_)) = &opened {
-        hand_over(cx, sides, attempt).await?;
+        // The session is open anyway. The source hears of it also when the control database does not
+        // answer: then those who ask it still are many.
+        let (sent, left) = tokio::join!(send_on(cx, sides), fence.retire(attempt));
+        parts.end("hand over");
+        held = parts.begun.elapsed();
+        told_later(cx, left);
+        sent?;
     }
-    parts.end("hand over");
-    let held = parts.begun.elapsed();
     fence.close().await;
     open.close().await;
     Ok(opened?.map(|opening| {
@@ -180,12 +197,11 @@ async fn fence_and_open<K: Kind>(
     cx: &Cx<'_, K>,
     sides: &Sides,
     attempt: &Attempt,
-    fence: &mut Switch,
-    open: &mut Switch,
+    ready: &mut Switches<'_>,
     hold: HoldId,
     parts: &mut Parts,
 ) -> Result<Result<Opening, String>, StepError> {
-    let source = &sides.source;
+    let (source, Switches { fence, open, settled }) = (&sides.source, ready);
     if let Some(stragglers) = drained(cx, hold).await? {
         warn!("operation {}: not waited for any longer: {stragglers}", cx.operation);
     }
@@ -196,10 +212,11 @@ async fn fence_and_open<K: Kind>(
         warn!("operation {}: {ended} long transactions of the site were ended", cx.operation);
         fenced = fence.fence(sides.left(), attempt).await?;
     }
-    let Some(fenced) = fenced else {
+    let Some(mut fenced) = fenced else {
         return Ok(Err("transactions of the site do not end".to_owned()));
     };
     parts.end("fence");
+    fenced.files.retain(|row| !settled.contains(&row.sha256));
     files::settle(cx, sides, &fenced.files).await?;
     parts.end("files");
     let opened = open.open(attempt, &fenced.sequences, ARRIVAL).await?;
@@ -274,17 +291,27 @@ async fn hand_over<K: Kind>(
     sides: &Sides,
     attempt: &Attempt,
 ) -> Result<(), StepError> {
-    let (from, to) = (&sides.source, sides.target.placement.id);
-    let routed = async {
-        let mut tx = cx.begin().await?;
-        placements::hand_over(&mut tx, from.placement.id, to, cx.operation).await?;
-        holds::remove(&mut tx, cx.site).await?;
-        Ok::<_, StepError>(tx.commit().await?)
-    };
-    let (routed, left) = tokio::join!(routed, from.cluster.retire(&from.database, attempt));
+    let source = &sides.source;
+    let retiring = source.cluster.retire(&source.database, attempt);
+    let (sent, left) = tokio::join!(send_on(cx, sides), retiring);
+    told_later(cx, left);
+    sent
+}
+
+/// Sends everybody to the target: with this the hold ends.
+async fn send_on<K: Kind>(cx: &Cx<'_, K>, sides: &Sides) -> Result<(), StepError> {
+    let (source, target) = (&sides.source.placement, &sides.target.placement);
+    let mut tx = cx.begin().await?;
+    placements::hand_over(&mut tx, source.id, target.id, cx.operation).await?;
+    holds::remove(&mut tx, cx.site).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Nobody depends on it now: who asks an old place that does not answer waits for the news. The next
+/// step tells it again, and again.
+fn told_later<K: Kind>(cx: &Cx<'_, K>, left: Result<(), SiteDatabaseError>) {
     if let Err(error) = left {
-        // Nobody depends on it: who asks an old place that does not answer waits for the news.
         warn!("operation {}: the old place does not know that it was left: {error}", cx.operation);
     }
-    routed
 }
