@@ -55,6 +55,18 @@ const FEW: u32 = 400;
 /// Payloads by hand.
 const MANY: u32 = 10_000;
 const SEED: u64 = 1;
+/// Who is asked by hand.
+const SERVERS: [&str; 9] = [
+    "nginx",
+    "apache2",
+    "haproxy",
+    "node",
+    "gunicorn",
+    "tenant-app",
+    "recorder",
+    "waitress",
+    "aiohttp",
+];
 /// Payloads on their way at once.
 const AT_ONCE: usize = 24;
 /// A client hears no more after this, and leaves.
@@ -195,17 +207,8 @@ async fn ten_thousand() {
     println!("              sent     cut  answered refused    seen  differences");
     let clients = Clients::of(&stack);
     let mut worse = 0;
-    for name in [
-        "nginx",
-        "apache2",
-        "haproxy",
-        "node",
-        "gunicorn",
-        "tenant-app",
-        "recorder",
-        "waitress",
-        "aiohttp",
-    ] {
+    assert!(only.is_empty() || SERVERS.contains(&&*only), "{only} is none of {SERVERS:?}");
+    for name in SERVERS {
         if !only.is_empty() && only != name {
             continue;
         }

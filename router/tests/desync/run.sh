@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sends 10,000 odd payloads through the router to nginx, apache2, haproxy, node, gunicorn, waitress,
 # aiohttp, an instance and a strict server of our own, and says what each of them saw. Installs what
-# is missing (apt, and PyPI into the directory of builds). By hand; takes a quarter of an hour.
+# is missing (apt, and PyPI into the directory of builds). By hand; takes some minutes.
 #
 #   router/tests/desync/run.sh [PAYLOADS [SEED]]
 #
