@@ -20,6 +20,7 @@ mod hold;
 mod instances;
 mod isolation;
 mod killed;
+mod killed_moves;
 mod other_region;
 mod places_down;
 mod public;
@@ -83,6 +84,7 @@ const OWN: &[(&str, Own)] = own![
     certificates::a_site_that_waits_for_its_certificate_says_so_and_gives_up_whole,
     certificate_uploads::a_wildcard_serves_and_its_end_is_told_in_time,
     killed::the_provisioner_is_killed_during_creates,
+    killed_moves::somebody_is_killed_at_the_switch,
     places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];
