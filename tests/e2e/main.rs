@@ -21,6 +21,7 @@ mod instances;
 mod isolation;
 mod killed;
 mod moves;
+mod killed_moves;
 mod other_region;
 mod places_down;
 mod public;
@@ -86,6 +87,7 @@ const OWN: &[(&str, Own)] = own![
     killed::the_provisioner_is_killed_during_creates,
     moves::a_site_moves_while_people_use_it,
     moves::a_broken_file_stops_the_move,
+    killed_moves::somebody_is_killed_at_the_switch,
     places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];

@@ -123,7 +123,8 @@ impl Kind for RetirePlacement {
 
     async fn undo(step: Step, _: &mut Cx<'_, Self>) -> StepResult {
         match step {
-            // Reached only when the step itself said that it cannot be done: nothing was.
+            // Reached only when the step itself said that it cannot be done. The way back may be broken
+            // then: the next retirement removes what is left of it.
             Step::StopFollowing => Ok(Flow::Done),
             _ => Err(StepError::fail("there is no way back from here")),
         }

@@ -36,6 +36,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    nomad::Ground,
     routers,
     script::{Rules, Script},
 };
@@ -55,6 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A provisioner in this process, with a control database of its own.
 pub struct Bench {
     pub world: Arc<World>,
+    pub ground: Ground,
     engine: Arc<Engine>,
     pub script: Arc<Script>,
     pub runtime: Arc<dyn InstanceRuntime>,
@@ -127,7 +129,8 @@ impl Bench {
         );
         tasks.spawn(Arc::clone(&engine).run(stop.clone()));
         tasks.spawn(let_expire(expired, Arc::clone(&world), Arc::clone(&engine), stop.clone()));
-        Ok(Self { world, engine, script, runtime, stop, tasks, _directory: directory })
+        let ground = Ground { control: world.db.pool.clone(), keys: world.keys.clone() };
+        Ok(Self { world, ground, engine, script, runtime, stop, tasks, _directory: directory })
     }
 
     /// Stops everything.

@@ -26,7 +26,7 @@ use tests::Stack;
 
 use super::{
     bench::{Bench, OTHER_REGION, REGION},
-    nomad::{self, Nomad},
+    nomad::{self, Ground, Nomad},
 };
 
 /// How long a place that follows may take to have everything.
@@ -60,7 +60,20 @@ pub struct Homes {
 
 /// Looks at everything.
 pub async fn look(bench: &Bench, servers: &Servers, nomad: &mut Nomad) -> Result<Homes> {
-    let places = places(bench, nomad.id).await?;
+    let (homes, places) = look_at_databases(&bench.ground, servers, nomad).await?;
+    in_the_control_database(bench, nomad.id, &homes).await?;
+    instances(bench, nomad.id, &places, &homes).await?;
+    files(bench, nomad, &homes).await?;
+    Ok(homes)
+}
+
+/// Looks at what is in the clusters: the databases, what lets one follow the other, the ledger.
+pub async fn look_at_databases(
+    ground: &Ground,
+    servers: &Servers,
+    nomad: &mut Nomad,
+) -> Result<(Homes, Vec<Placement>)> {
+    let places = places(ground, nomad.id).await?;
     let with = |state| {
         let mut found = places.iter().filter(move |place| place.state == state);
         (found.next().cloned(), found.count())
@@ -75,15 +88,12 @@ pub async fn look(bench: &Bench, servers: &Servers, nomad: &mut Nomad) -> Result
     }
     ledger(servers, nomad, &homes).await?;
     if let Some(place) = &homes.current {
-        ensure!(nomad.may_write(bench, place).await?, "the app may not write at its home");
+        ensure!(nomad.may_write(ground, place).await?, "the app may not write at its home");
     }
     if let Some(place) = &homes.following {
-        ensure!(!nomad.may_write(bench, place).await?, "the app may write at its old home");
+        ensure!(!nomad.may_write(ground, place).await?, "the app may write at its old home");
     }
-    in_the_control_database(bench, nomad.id, &homes).await?;
-    instances(bench, nomad.id, &places, &homes).await?;
-    files(bench, nomad, &homes).await?;
-    Ok(homes)
+    Ok((homes, places))
 }
 
 fn told(place: &Placement) -> String {
@@ -96,8 +106,8 @@ impl Homes {
     }
 }
 
-async fn places(bench: &Bench, site: SiteId) -> Result<Vec<Placement>> {
-    let mut connection = bench.world.db.pool.acquire().await?;
+async fn places(ground: &Ground, site: SiteId) -> Result<Vec<Placement>> {
+    let mut connection = ground.control.acquire().await?;
     let ids: Vec<uuid::Uuid> =
         sqlx::query_scalar("select id from placement where site_id = $1 order by id")
             .bind(site.0)
@@ -303,4 +313,11 @@ async fn files(bench: &Bench, nomad: &Nomad, homes: &Homes) -> Result<()> {
         ensure!(!is_home || found == nomad.files, "files are missing in {}", row.name);
     }
     Ok(())
+}
+
+/// How many there are at a place.
+pub async fn n_files(bench: &Bench, place: &Placement) -> Result<usize> {
+    let store = bench.world.object_stores.get(place.object_store).await?;
+    let blobs: Vec<Blob> = store.blob_sizes(&SitePrefix::of(place.site)).try_collect().await?;
+    Ok(blobs.len())
 }

@@ -40,7 +40,7 @@ pub enum Hurdle {
     /// waits to open.
     TakenFromTheOpening,
     /// The control database ends the connection after the target was opened and before anybody is sent
-    /// there.
+    /// there; then the source's server, at the news that it was left.
     CutAfterTheOpening,
 }
 
@@ -162,18 +162,31 @@ impl Hurdle {
             Self::CutAfterTheOpening => {
                 until_state(servers, target, "primary").await?;
                 let mut admin = pool.acquire().await?.detach();
-                until(
-                    &mut admin,
-                    "select coalesce(bool_or(pg_terminate_backend(pid)), false) from pg_stat_activity
-                     where datname = current_database() and wait_event_type = 'Lock'
-                         and query like 'update placement set state = ''following''%'",
-                )
-                .await?;
+                cut_off(&mut admin, "update placement set state = 'following'").await?;
                 admin.close().await?;
-                kept.let_go().await
+                let mut row = servers.connect(&source.region, &source.database_name).await?;
+                sqlx::raw_sql("begin; select from platform.site_authority for update")
+                    .execute(&mut row)
+                    .await?;
+                kept.let_go().await?;
+                let mut admin = servers.connect(&source.region, &source.database_name).await?;
+                cut_off(&mut admin, "update platform.site_authority set state = 'retired'").await?;
+                admin.close().await?;
+                Kept(row).let_go().await
             }
         }
     }
+}
+
+/// Ends the session of the database that waits with a statement which begins like this.
+async fn cut_off(admin: &mut PgConnection, statement: &str) -> Result<()> {
+    let sql = format!(
+        "select coalesce(bool_or(pg_terminate_backend(pid)), false) from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock'
+             and starts_with(query, '{}')",
+        statement.replace('\'', "''")
+    );
+    until(admin, &sql).await
 }
 
 impl Kept {

@@ -31,8 +31,9 @@ use super::{
     script::{Scenario, few_scenarios, scenarios},
 };
 
-/// When it is set, everything happens to every step alone, as to those of the other kinds: some 220
-/// operations, and a quarter of an hour.
+/// When it is set, everything happens to every step alone, as to those of the other kinds: to those
+/// with one of these in their names, as `move_site/switch,retire`; `/` is all of them, some 220
+/// operations and a quarter of an hour.
 const EACH: &str = "CRASH_EACH";
 
 /// A scenario of one of the three kinds.
@@ -56,8 +57,15 @@ impl Queue {
             |hurdle: Hurdle| Case { kind, scenario: hurdle.scenario(kind), hurdle: Some(hurdle) };
         let has_switch = kind != OperationKind::RetirePlacement;
         let hurdles = Hurdle::ALL.into_iter().filter(|_| has_switch).map(hurdled);
-        let of_steps =
-            if std::env::var_os(EACH).is_some() { scenarios(kind) } else { few_scenarios(kind) };
+        let of_steps = match std::env::var_os(EACH) {
+            Some(names) => {
+                let names = names.to_string_lossy();
+                let is_asked =
+                    |scenario: &Scenario| names.split(',').any(|name| scenario.name.contains(name));
+                scenarios(kind).into_iter().filter(is_asked).collect()
+            }
+            None => few_scenarios(kind),
+        };
         // Those that take long come first, so that nobody waits for one at the end.
         hurdles.chain(of_steps.into_iter().map(case)).collect()
     }
@@ -150,10 +158,14 @@ impl Steppe<'_> {
     /// One scenario. Where the site is then.
     async fn run(&self, nomad: &mut Nomad, before: &Homes, case: Case) -> Result<Homes> {
         let Case { kind, scenario, hurdle } = case;
-        nomad.upload(self.bench).await.context("a new file")?;
+        nomad.upload(&self.bench.ground).await.context("a new file")?;
         let home = before.current.as_ref().context("the site is nowhere")?;
         let params = params(kind, before)?;
         let (id, site) = (OperationId::generate(), nomad.id);
+        let n_files = match &before.following {
+            Some(old) => homes::n_files(self.bench, old).await?,
+            None => 0,
+        };
         let watch = match hurdle {
             Some(hurdle) => Some(hurdle.put(self.bench, &self.servers, id, before)?),
             None => None,
@@ -172,7 +184,8 @@ impl Steppe<'_> {
             watched.context("the hurdle")?;
             ended
         };
-        let (ended, written) = tokio::join!(ends, nomad.write_until(self.bench, stop.clone()));
+        let (ended, written) =
+            tokio::join!(ends, nomad.write_until(&self.bench.ground, stop.clone()));
         let operation = ended?;
         written.context("the ledger")?;
         let (state, error) = (operation.state, operation.last_error);
@@ -189,12 +202,18 @@ impl Steppe<'_> {
             _ => true,
         };
         ensure!(after.following.is_some() == follows, "a place that follows: {}", !follows);
-        let records: i64 =
-            sqlx::query_scalar("select count(*) from site_record where operation_id = $1")
+        let record: Option<String> =
+            sqlx::query_scalar("select document from site_record where operation_id = $1")
                 .bind(id.0)
-                .fetch_one(&self.bench.world.db.pool)
+                .fetch_optional(&self.bench.world.db.pool)
                 .await?;
-        ensure!(records == i64::from(is_done), "{records} records");
+        ensure!(record.is_some() == is_done, "what was signed: {record:?}");
+        if let (Some(record), OperationKind::RetirePlacement) = (record, kind) {
+            let removed = serde_json::from_str::<Value>(&record)?["removed"].take();
+            ensure!(removed["objects"] == n_files, "{n_files} files were there, says: {removed}");
+            let hostnames = removed["certificates"].as_array().map(Vec::len);
+            ensure!(hostnames == Some(1), "one certificate was there, says: {removed}");
+        }
         Ok(after)
     }
 
@@ -242,7 +261,9 @@ pub async fn every_step(stack: &Stack) -> Result<()> {
     let wrong: Vec<_> =
         join_all((0..PARALLEL).map(|_| steppe.wander())).await.into_iter().flatten().collect();
     let told: Vec<_> = wrong.iter().map(|error| format!("{error:#}")).collect();
+    let left = bench.runtime.observe().await?;
+    bench.end().await?;
     ensure!(told.is_empty(), "{} scenarios went wrong:\n{}", told.len(), told.join("\n"));
-    ensure!(bench.runtime.observe().await?.is_empty(), "an instance is left");
-    bench.end().await
+    ensure!(left.is_empty(), "an instance is left");
+    Ok(())
 }

@@ -10,21 +10,27 @@ use provisioner::{
         object_stores,
         placements::{self, Placement},
     },
-    secrets::PlacementSecrets,
+    secrets::{Keys, PlacementSecrets},
     site_storage::SitePrefix,
 };
 use s3::{Bucket, Region, creds::Credentials};
 use sha2::{Digest as _, Sha256};
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-
-use super::bench::Bench;
 
 /// Between two rows of the ledger.
 const PACE: Duration = Duration::from_millis(25);
 /// What Postgres says to who may not write.
 const NO_RIGHT: &str = "42501";
+
+/// What a site's places are found in.
+pub struct Ground {
+    /// The control database.
+    pub control: PgPool,
+    /// The regions' keys.
+    pub keys: Keys,
+}
 
 /// The site.
 pub struct Nomad {
@@ -63,7 +69,7 @@ impl Nomad {
 
     /// Writes one row after the other until `stop`, and knocks at every place of the site, so that it
     /// finds one that should not let it in. Then one more.
-    pub async fn write_until(&mut self, bench: &Bench, stop: CancellationToken) -> Result<()> {
+    pub async fn write_until(&mut self, ground: &Ground, stop: CancellationToken) -> Result<()> {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut doors: Vec<(uuid::Uuid, PgConnection)> = Vec::new();
@@ -73,7 +79,7 @@ impl Nomad {
                 () = stop.cancelled() => break,
             }
             if !self.knock(&mut doors).await {
-                doors = self.doors(bench).await?;
+                doors = self.doors(ground).await?;
             }
         }
         for (_, door) in doors {
@@ -106,13 +112,13 @@ impl Nomad {
     }
 
     /// Connections to all places of the site that take one.
-    async fn doors(&self, bench: &Bench) -> Result<Vec<(uuid::Uuid, PgConnection)>> {
-        let mut connection = bench.world.db.pool.acquire().await?;
+    async fn doors(&self, ground: &Ground) -> Result<Vec<(uuid::Uuid, PgConnection)>> {
+        let mut connection = ground.control.acquire().await?;
         let places = placements::kept(&mut connection, self.id).await?;
         drop(connection);
         let mut doors = Vec::new();
         for place in places {
-            if let Ok(door) = login(bench, &place).await? {
+            if let Ok(door) = login(ground, &place).await? {
                 doors.push((place.id, door));
             }
         }
@@ -120,8 +126,8 @@ impl Nomad {
     }
 
     /// One row at this place; whether it was let in.
-    pub async fn may_write(&mut self, bench: &Bench, place: &Placement) -> Result<bool> {
-        let mut door = login(bench, place).await?.context("the place takes no connection")?;
+    pub async fn may_write(&mut self, ground: &Ground, place: &Placement) -> Result<bool> {
+        let mut door = login(ground, place).await?.context("the place takes no connection")?;
         let written = write(&mut door, self.next).await;
         door.close().await?;
         match written {
@@ -136,13 +142,13 @@ impl Nomad {
     }
 
     /// A new file at the place that serves the site: the object, then its rows.
-    pub async fn upload(&mut self, bench: &Bench) -> Result<()> {
-        let mut connection = bench.world.db.pool.acquire().await?;
+    pub async fn upload(&mut self, ground: &Ground) -> Result<()> {
+        let mut connection = ground.control.acquire().await?;
         let place = placements::current(&mut connection, self.id).await?.context("nowhere")?;
         drop(connection);
         let bytes = format!("file {} of {}", self.files.len(), self.slug).into_bytes();
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        let (pool, keys) = (&bench.world.db.pool, &bench.world.keys);
+        let (pool, keys) = (&ground.control, &ground.keys);
         let open = object_stores::get(pool, keys, place.object_store).await?;
         let region = Region::Custom {
             region: provisioner::site_storage::SIGNING_REGION.to_owned(),
@@ -154,7 +160,7 @@ impl Nomad {
         let key = format!("{}/blob/{}", SitePrefix::of(self.id), hex::encode(sha256));
         let answer = bucket.put_object(&key, &bytes).await?;
         ensure!(answer.status_code() == 200, "{key}: {}", answer.status_code());
-        let mut door = login(bench, &place).await?.context("the place takes no connection")?;
+        let mut door = login(ground, &place).await?.context("the place takes no connection")?;
         sqlx::query(
             "with new as (insert into blob (sha256, size_bytes) values ($1, $2) returning sha256)
              insert into file (blob_sha256, name, media_type) select sha256, 'a.txt', 'text/plain'
@@ -171,13 +177,16 @@ impl Nomad {
 }
 
 /// The app's login role at a place; inside the error when it is not let in.
-pub async fn login(bench: &Bench, place: &Placement) -> Result<Result<PgConnection, sqlx::Error>> {
-    let keys = &bench.world.keys;
+pub async fn login(
+    ground: &Ground,
+    place: &Placement,
+) -> Result<Result<PgConnection, sqlx::Error>> {
+    let keys = &ground.keys;
     let secrets: PlacementSecrets = keys.open(&place.region, place.id, &place.sealed_secrets)?;
     let cluster: (String, i32) =
         sqlx::query_as("select app_host, app_port from cluster where id = $1")
             .bind(place.cluster)
-            .fetch_one(&bench.world.db.pool)
+            .fetch_one(&ground.control)
             .await?;
     let options = PgConnectOptions::new_without_pgpass()
         .host(&cluster.0)

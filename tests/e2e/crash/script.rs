@@ -16,7 +16,7 @@ use provisioner::{
 };
 use tokio::{runtime::Handle, sync::mpsc::UnboundedSender};
 
-/// What happens to one operation, each once.
+/// What happens to one operation, each once, and in this order.
 pub type Rules = Vec<(String, Point, Fault)>;
 
 /// What is done to the world at the beginning of a step, before the step begins.
@@ -65,8 +65,8 @@ impl Faults for Script {
         }
         let mut rules = self.rules();
         let Some(rules) = rules.get_mut(&operation) else { return Fault::None };
-        let found = rules.iter().position(|(at, when, _)| at == step && *when == point);
-        let fault = found.map_or(Fault::None, |index| rules.remove(index).2);
+        let is_next = rules.first().is_some_and(|(at, when, _)| at == step && *when == point);
+        let fault = if is_next { rules.remove(0).2 } else { Fault::None };
         if fault == Fault::Crash {
             let _ = self.vanished.send(operation);
         }
@@ -149,9 +149,10 @@ pub fn few_scenarios(kind: OperationKind) -> Vec<Scenario> {
         rules: all(steps, faults),
         ends: OperationState::Succeeded,
     };
+    let backwards: Vec<String> = steps[..=pivot].iter().rev().cloned().collect();
     let undone = |what: &str, faults: &[(Point, Fault)]| Scenario {
         name: format!("{kind}/{what}"),
-        rules: [vec![turn.clone()], all(&steps[..=pivot], faults)].concat(),
+        rules: [vec![turn.clone()], all(&backwards, faults)].concat(),
         ends: OperationState::Failed,
     };
     let vanish = [(Point::BeforeForward, Fault::Crash), (Point::AfterForward, Fault::Crash)];
@@ -168,7 +169,6 @@ pub fn few_scenarios(kind: OperationKind) -> Vec<Scenario> {
         Scenario {
             name: format!("{kind}/{step}/crash after, then fail"),
             rules: vec![
-                at(Point::BeforeForward, Fault::None),
                 at(Point::AfterForward, Fault::Crash),
                 at(Point::BeforeForward, Fault::Fail),
             ],
