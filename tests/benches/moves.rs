@@ -60,6 +60,8 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let platform = Platform::start()?;
     runtime.block_on(async {
+        // Whatever comes of it, whether the long way was taken is told.
+        let _told = long.then(|| Told);
         if long {
             delay::lengthen(&platform.stack, ROUND_TRIP).await?;
             println!(
@@ -75,6 +77,15 @@ fn main() -> Result<()> {
             _ => there_and_back(&platform, rounds).await,
         }
     })
+}
+
+/// Says at the end how many connections took the long way.
+struct Told;
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        println!("connections between the clusters that took the long way: {}", delay::taken());
+    }
 }
 
 /// Moves there and back under load.
@@ -127,7 +138,7 @@ async fn there_and_back(platform: &Platform, rounds: usize) -> Result<()> {
 fn tell(platform: &Platform, moves: &[Moved]) -> Result<()> {
     let held: Vec<_> = moves.iter().map(|moved| moved.held).collect();
     println!("{} (bars: p50 200 ms, p99 500 ms)", line("requests were held", &held));
-    for (part, times) in platform.parts_of_holds()? {
+    for (part, times) in platform.parts_of_holds(moves.len())? {
         println!("  {}", line(&part, &times));
     }
     println!("{}", line("a move", &moves.iter().map(|moved| moved.took).collect::<Vec<_>>()));

@@ -6,6 +6,7 @@
 use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -24,6 +25,8 @@ use tokio::{
 const PIECE: usize = 64 * 1024;
 /// Pieces under way in one direction: a wide way, since only its length is simulated.
 const PIECES: usize = 1024;
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Puts the way in front of every cluster.
 pub async fn lengthen(stack: &Stack, round_trip: Duration) -> Result<()> {
@@ -50,6 +53,11 @@ pub async fn lengthen(stack: &Stack, round_trip: Duration) -> Result<()> {
     Ok(())
 }
 
+/// How many connections took the long way until now.
+pub fn taken() -> usize {
+    TAKEN.load(Ordering::Relaxed)
+}
+
 /// Where libpq looks for a server in a directory.
 fn socket(port: u16) -> String {
     format!(".s.PGSQL.{port}")
@@ -67,6 +75,7 @@ fn open(way: &Path, server: &Path, listens: &Path, delay: Duration) -> Result<()
 
 async fn accept(listener: UnixListener, server: PathBuf, delay: Duration) {
     while let Ok((near, _)) = listener.accept().await {
+        TAKEN.fetch_add(1, Ordering::Relaxed);
         let server = server.clone();
         tokio::spawn(async move {
             let Ok(far) = UnixStream::connect(&server).await else { return };

@@ -190,7 +190,9 @@ impl Platform {
             bytes / ROW
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database).await?;
-        sqlx::raw_sql("vacuum analyze audit_event; checkpoint").execute(&mut database).await?;
+        for statement in ["vacuum analyze audit_event", "checkpoint"] {
+            sqlx::raw_sql(statement).execute(&mut database).await?;
+        }
         let has: i64 = sqlx::query_scalar("select pg_database_size(current_database())")
             .fetch_one(&mut database)
             .await?;
@@ -199,11 +201,13 @@ impl Platform {
         Ok(())
     }
 
-    /// What the provisioner's log says of the holds' parts, in milliseconds: a list for each part.
-    pub fn parts_of_holds(&self) -> Result<BTreeMap<String, Vec<Duration>>> {
+    /// What the provisioner's log says of the parts of the last holds: a list for each part.
+    pub fn parts_of_holds(&self, n_moves: usize) -> Result<BTreeMap<String, Vec<Duration>>> {
         let log = std::fs::read_to_string(self.stack.data_dir().join("logs/provisioner.log"))?;
         let mut parts: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
-        for (_, rest) in log.lines().filter_map(|line| line.split_once("requests were held for")) {
+        let holds = log.lines().filter_map(|line| line.split_once("requests were held for"));
+        let holds: Vec<_> = holds.collect();
+        for (_, rest) in holds.iter().rev().take(n_moves) {
             let Some((_, rest)) = rest.split_once(" ms: ") else { continue };
             let rest = rest.split('"').next().unwrap_or_default();
             for part in rest.split(", ") {

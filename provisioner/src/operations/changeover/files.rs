@@ -95,9 +95,9 @@ async fn absent<K: Kind>(
     Ok(rows.into_iter().filter(|row| missing.contains(&row.sha256)).collect())
 }
 
-/// Which of the files that came lately are at the target. They are never changed, so this stays true
-/// while requests wait.
-pub async fn settled<K: Kind>(
+/// Brings the files that came lately to the target, and tells which those are: they are never changed,
+/// so nobody needs to look for them again while requests wait.
+pub async fn settle_lately<K: Kind>(
     cx: &Cx<'_, K>,
     sides: &Sides,
 ) -> Result<HashSet<[u8; 32]>, StepError> {
@@ -106,11 +106,8 @@ pub async fn settled<K: Kind>(
     }
     let since = OffsetDateTime::now_utc() - LATELY;
     let rows = sides.source.cluster.blobs(&sides.source.database, Some(since)).await?;
-    let to = sides.target.store(cx.world).await?;
-    let blobs: Vec<_> = rows.iter().map(|row| (row.sha256, row.size_bytes)).collect();
-    let absent: HashSet<_> =
-        to.absent_blobs(&sides.target.prefix(), &blobs).await?.into_iter().collect();
-    Ok(blobs.into_iter().map(|(sha256, _)| sha256).filter(|one| !absent.contains(one)).collect())
+    settle(cx, sides, &rows).await?;
+    Ok(rows.into_iter().map(|row| row.sha256).collect())
 }
 
 /// Brings the files of these rows, which came in the last moments, to the target. Few, while requests

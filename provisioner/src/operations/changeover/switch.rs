@@ -166,7 +166,7 @@ async fn try_it<K: Kind>(
     }
     let mut fence = source.cluster.switch(&source.database).await?;
     let mut open = target.cluster.switch(&target.database).await?;
-    let settled = files::settled(cx, sides).await?;
+    let settled = files::settle_lately(cx, sides).await?;
     // Whoever lost the operation stops before anybody waits.
     cx.begin().await?.rollback().await?;
     let mut parts = Parts::begin();
