@@ -34,7 +34,8 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
         CertificateFault,
         OperationKind,
         OperationState,
-        StepEvent
+        StepEvent,
+        RecordKind
     );
     // Nor is there an enum in SQL that Rust does not know.
     let n_enums: i64 = sqlx::query_scalar(
@@ -42,6 +43,6 @@ pub async fn sql_and_rust_agree(stack: &Stack) -> Result<()> {
     )
     .fetch_one(&pool)
     .await?;
-    ensure!(n_enums == 14, "{n_enums} enums in SQL");
+    ensure!(n_enums == 15, "{n_enums} enums in SQL");
     Ok(())
 }
