@@ -39,8 +39,8 @@ pub enum Hurdle {
     /// The marker does not arrive, and another worker takes the operation while the first one still
     /// waits to open.
     TakenFromTheOpening,
-    /// The control database ends the connection after the target was opened and before anybody is sent
-    /// there; then the source's server, at the news that it was left.
+    /// After the target was opened the control database ends the connection before anybody is sent
+    /// there, and the source's server does before it has heard that it was left.
     CutAfterTheOpening,
 }
 
@@ -85,7 +85,7 @@ impl Hurdle {
                         Some(old) => old,
                         None => place(&keeping, id.0).await?,
                     };
-                    let kept = self.keep(&keeping, &known, &at_source, &target).await?;
+                    let kept = self.keep(&known, &at_source, &target).await?;
                     anyhow::Ok((kept, target))
                 };
                 let _ = stands.send(kept.await);
@@ -99,26 +99,15 @@ impl Hurdle {
         }))
     }
 
-    async fn keep(
-        self,
-        control: &PgPool,
-        servers: &Servers,
-        source: &Placement,
-        target: &Placement,
-    ) -> Result<Kept> {
+    async fn keep(self, servers: &Servers, source: &Placement, target: &Placement) -> Result<Kept> {
         let (mut session, lock) = match self {
             Self::GivenUp | Self::TakenFromTheFence => {
                 let session = servers.connect(&source.region, &source.database_name).await?;
                 (session, "lock table account in row share mode".to_owned())
             }
-            Self::TakenFromTheOpening => {
+            Self::TakenFromTheOpening | Self::CutAfterTheOpening => {
                 let session = servers.connect(&target.region, &target.database_name).await?;
                 (session, "lock table platform.move_marker in exclusive mode".to_owned())
-            }
-            Self::CutAfterTheOpening => {
-                let session = control.acquire().await?.detach();
-                let lock = "select from placement where id = '{}' for no key update";
-                (session, lock.replace("{}", &source.id.to_string()))
             }
         };
         sqlx::raw_sql("begin").execute(&mut session).await?;
@@ -148,34 +137,46 @@ impl Hurdle {
                 kept.let_go().await
             }
             Self::TakenFromTheOpening => {
-                let mut database = servers.connect(&source.region, &source.database_name).await?;
-                until(
-                    &mut database,
-                    "select exists (select from platform.move_marker where generation > 0)
-                    and exists (select from platform.site_authority where state = 'fenced')",
-                )
-                .await?;
-                database.close().await?;
+                until_barrier(servers, source).await?;
                 taken_over(pool, id).await?;
                 kept.let_go().await
             }
             Self::CutAfterTheOpening => {
-                until_state(servers, target, "primary").await?;
-                let mut admin = pool.acquire().await?.detach();
-                cut_off(&mut admin, "update placement set state = 'following'").await?;
-                admin.close().await?;
-                let mut row = servers.connect(&source.region, &source.database_name).await?;
-                sqlx::raw_sql("begin; select from platform.site_authority for update")
-                    .execute(&mut row)
-                    .await?;
+                until_barrier(servers, source).await?;
+                let mut left = servers.connect(&source.region, &source.database_name).await?;
+                let authority = "begin; select from platform.site_authority for update";
+                sqlx::raw_sql(authority).execute(&mut left).await?;
+                let mut sent = pool.acquire().await?.detach();
+                let row = "begin; select from placement where id = '{}' for no key update";
+                let row = AssertSqlSafe(row.replace("{}", &source.id.to_string()));
+                sqlx::raw_sql(row).execute(&mut sent).await?;
                 kept.let_go().await?;
-                let mut admin = servers.connect(&source.region, &source.database_name).await?;
-                cut_off(&mut admin, "update platform.site_authority set state = 'retired'").await?;
-                admin.close().await?;
-                Kept(row).let_go().await
+                let mut control = pool.acquire().await?.detach();
+                cut_off(&mut control, "update placement set state = 'following'").await?;
+                let mut there = servers.connect(&source.region, &source.database_name).await?;
+                cut_off(&mut there, "update platform.site_authority set state = 'retired'").await?;
+                for session in [sent, left, control, there] {
+                    Kept(session).let_go().await?;
+                }
+                until_state(servers, target, "primary").await
             }
         }
     }
+}
+
+/// Waits until the marker of the try that fences the source is there: then nothing of the try is under
+/// way at the source any more.
+async fn until_barrier(servers: &Servers, source: &Placement) -> Result<()> {
+    let mut database = servers.connect(&source.region, &source.database_name).await?;
+    until(
+        &mut database,
+        "select exists (select from platform.site_authority
+             join platform.move_marker
+                 on move_marker.generation = split_part(moving_to, ' ', 3)::bigint
+             where state = 'fenced')",
+    )
+    .await?;
+    Ok(database.close().await?)
 }
 
 /// Ends the session of the database that waits with a statement which begins like this.
