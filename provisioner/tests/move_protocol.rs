@@ -5,14 +5,14 @@
 //! | here | there |
 //! |---|---|
 //! | `Database::{standing, generation}` | `platform.site_authority.{state, generation}` |
-//! | `seen`, `armed` | the attempt that the authority's row bears, and whether it is under way |
+//! | `seen`, `armed` | `moving_to`: its last word, and whether the words before it name a place |
 //! | `may_write` | the login role is in the group that writes |
 //! | `Row::Marker` | a row of `platform.move_marker`; it comes in the stream, behind all that was written |
 //! | `ArmSource`, `ArmTarget` | `site_database/fence.rs`: `arm`, `stand_by` |
 //! | `Fence`, `Barrier` | the two transactions of `Switch::fence` |
 //! | `Open`, `Abort`, `Unfence` | `Switch::open`, `abort`, `unfence` |
 //! | `Follow` | `retire`, and the `stand_by` of the way back |
-//! | `Draw`, `Route`, `End` | `operations/move_site`: writes to the control database, under the claim |
+//! | `Draw`, `Route`, `End` | `operations/changeover/switch.rs`: the control database, under the claim |
 //!
 //! What the model lets happen is more than what can:
 //!
