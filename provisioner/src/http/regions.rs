@@ -34,11 +34,9 @@ pub async fn change(
     if let Some(both) = request.allow.iter().find(|region| request.forbid.contains(region)) {
         return Err(Refusal::invalid("forbid", format!("'{both}' is allowed in the same request")));
     }
-    let id = find(&api, &site).await?.id;
+    let site = find(&api, &site).await?;
     let mut tx = pool.begin().await?;
-    records::lock_state(&mut tx, id).await?;
-    // Read behind the lock: two changes at once both count.
-    let site = find(&api, &id.to_string()).await?;
+    records::lock_state(&mut tx, site.id).await?;
     let mut regions = site.allowed_regions.clone();
     regions.extend(request.allow.iter().cloned());
     regions.retain(|region| !request.forbid.contains(region));
