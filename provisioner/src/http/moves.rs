@@ -54,8 +54,8 @@ pub async fn begin(
     let params = params_of(&api, &site, &request).await?;
     let findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
     if request.dry_run {
-        let took = records_of_operations::typical_ms(&api.world.db.pool, Move::KIND).await?;
-        return Ok(Json(with_findings(dry_run::<Move>(&params, took), findings)).into_response());
+        let plan = plan::<Move>(&api, &params).await?;
+        return Ok(Json(with_findings(plan, findings)).into_response());
     }
     if !findings.problems.is_empty() {
         let detail = findings.problems.join("; ");
@@ -84,9 +84,7 @@ pub async fn back(
     let Some(way_back) = &site.way_back else { return Err(no_way_back(&site)) };
     let params = MoveSiteBackParams { region: way_back.region.clone() };
     if request.dry_run {
-        let took =
-            records_of_operations::typical_ms(&api.world.db.pool, MoveSiteBack::KIND).await?;
-        return Ok(Json(dry_run::<MoveSiteBack>(&params, took)).into_response());
+        return Ok(Json(plan::<MoveSiteBack>(&api, &params).await?).into_response());
     }
     let detail = json!({ "slug": site.slug, "region": params.region });
     let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
@@ -112,9 +110,7 @@ pub async fn settle(
     let Some((old, _)) = following else { return Err(no_way_back(&site)) };
     let params = RetirePlacementParams { placement: old.id, region: old.region };
     if request.dry_run {
-        let pool = &api.world.db.pool;
-        let took = records_of_operations::typical_ms(pool, RetirePlacement::KIND).await?;
-        return Ok(Json(dry_run::<RetirePlacement>(&params, took)).into_response());
+        return Ok(Json(plan::<RetirePlacement>(&api, &params).await?).into_response());
     }
     let detail = json!({ "slug": site.slug, "region": params.region });
     let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
@@ -164,6 +160,12 @@ async fn params_of(api: &Api, site: &Site, request: &MoveSite) -> Result<MoveSit
         not_before: request.not_before,
         when_quiet: request.when_quiet,
     })
+}
+
+/// What an operation would do.
+async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<DryRun, Refusal> {
+    let took = records_of_operations::typical_ms(&api.world.db.pool, K::KIND).await?;
+    Ok(dry_run::<K>(params, took))
 }
 
 fn with_findings(mut plan: DryRun, findings: Findings) -> DryRun {

@@ -34,9 +34,11 @@ pub async fn change(
     if let Some(both) = request.allow.iter().find(|region| request.forbid.contains(region)) {
         return Err(Refusal::invalid("forbid", format!("'{both}' is allowed in the same request")));
     }
-    let site = find(&api, &site).await?;
+    let id = find(&api, &site).await?.id;
     let mut tx = pool.begin().await?;
-    records::lock_state(&mut tx, site.id).await?;
+    records::lock_state(&mut tx, id).await?;
+    // Read behind the lock: two changes at once both count.
+    let site = find(&api, &id.to_string()).await?;
     let mut regions = site.allowed_regions.clone();
     regions.extend(request.allow.iter().cloned());
     regions.retain(|region| !request.forbid.contains(region));
