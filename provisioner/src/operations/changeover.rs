@@ -170,12 +170,13 @@ fn opened<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, opening: Opening) -> Flo
     Flow::Noted(note)
 }
 
-/// Whatever a try left is given up. When the target is the site already, that cannot be.
+/// Whatever a try left is given up. When the target is the site already, that cannot be: then everybody
+/// is sent there.
 pub async fn undo_switch<K: Kind<Progress: Noted>>(
     cx: &mut Cx<'_, K>,
     sides: &Sides,
 ) -> StepResult {
-    match switch::give_up_earlier(cx, sides).await? {
+    match switch::finish_earlier(cx, sides).await? {
         None => Ok(Flow::Done),
         Some(_) => Err(StepError::fail("the site is at its new place already: move it back")),
     }

@@ -46,8 +46,6 @@ pub async fn verify<K: Kind>(
     if sides.share_objects() {
         return Ok(None);
     }
-    // A file that came since the last copy is no difference.
-    copy(cx, sides).await?;
     let to = sides.target.store(cx.world).await?;
     let (settings, far) = (CopySettings::default(), Arc::new(Mutex::new(CopyProgress::default())));
     let prefix = sides.target.prefix();
@@ -74,7 +72,8 @@ pub async fn verify<K: Kind>(
     Ok(Some((verified.objects, verified.bytes)))
 }
 
-/// Which of these the target does not have, after one more try to bring them there.
+/// Which of these the target does not have, after one more try to bring them there: a file that came since
+/// the step before is no difference.
 async fn absent<K: Kind>(
     cx: &Cx<'_, K>,
     sides: &Sides,

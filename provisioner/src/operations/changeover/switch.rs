@@ -91,24 +91,11 @@ pub async fn finish_earlier<K: Kind<Progress: Noted>>(
     cx: &mut Cx<'_, K>,
     sides: &Sides,
 ) -> Result<Option<Opening>, StepError> {
-    let opening = give_up_earlier(cx, sides).await?;
-    if opening.is_some() {
-        let attempt = sides.attempt(cx.progress.changeover().number);
-        hand_over(cx, sides, &attempt).await?;
-    }
-    Ok(opening)
-}
-
-/// Gives up whatever an earlier try of the operation left. The opening, if it had come that far.
-pub async fn give_up_earlier<K: Kind<Progress: Noted>>(
-    cx: &mut Cx<'_, K>,
-    sides: &Sides,
-) -> Result<Option<Opening>, StepError> {
     let number = cx.progress.changeover().number;
     if number == 0 {
         return Ok(None);
     }
-    give_up(cx, sides, &sides.attempt(number)).await
+    finish(cx, sides, &sides.attempt(number)).await
 }
 
 /// One try. The caller has made everything ready: the target follows closely and was compared, and no
@@ -142,13 +129,21 @@ async fn not_now<K: Kind>(
     attempt: &Attempt,
     reason: String,
 ) -> Result<Switched, StepError> {
-    match give_up(cx, sides, attempt).await? {
-        Some(opening) => {
-            hand_over(cx, sides, attempt).await?;
-            Ok(Switched::Open(opening))
-        }
-        None => Ok(Switched::NotNow(reason)),
+    let opening = finish(cx, sides, attempt).await?;
+    Ok(opening.map_or(Switched::NotNow(reason), Switched::Open))
+}
+
+/// Gives the attempt up, or sends everybody to the target if that is the site already.
+async fn finish<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+    attempt: &Attempt,
+) -> Result<Option<Opening>, StepError> {
+    let opening = give_up(cx, sides, attempt).await?;
+    if opening.is_some() {
+        hand_over(cx, sides, attempt).await?;
     }
+    Ok(opening)
 }
 
 /// Why it could not be, in words, or the opening. After an error anything may have happened.
