@@ -25,7 +25,7 @@ use crate::{
     },
     engine::{Cx, Flow, Kind, StepError, StepResult},
     operations::placed,
-    secrets::{PlacementSecrets, ScramVerifier},
+    secrets::PlacementSecrets,
     site_database::{Authority, Rights, SiteDatabaseName},
     site_storage::SitePrefix,
 };
@@ -236,14 +236,7 @@ async fn placement(cx: &Cx<'_, CreateSite>) -> Result<Placement, StepError> {
 }
 
 async fn create_roles(cx: &mut Cx<'_, CreateSite>) -> StepResult {
-    let placement = placement(cx).await?;
-    let verifier =
-        ScramVerifier::of_password(&placed::secrets(cx.world, &placement)?.database_password)?;
-    let limit = instances::connection_limit(&cx.world.db.pool, cx.site).await?;
-    // Twice the pool's size: for a moment an old and a new process of the site run side by side.
-    let limit = u32::try_from(limit).unwrap_or(1) * 2;
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.ensure_roles(&placed::database(&placement)?, &verifier, limit, Rights::Write).await?;
+    placed::ensure_roles(cx.world, &placement(cx).await?, Rights::Write).await?;
     Ok(Flow::Done)
 }
 

@@ -3,8 +3,12 @@
 use anyhow::anyhow;
 
 use crate::{
-    control_db::placements::Placement, engine::StepError, secrets::PlacementSecrets,
-    site_database::SiteDatabaseName, site_storage::SitePrefix, world::World,
+    control_db::{instances, placements::Placement},
+    engine::StepError,
+    secrets::{PlacementSecrets, ScramVerifier},
+    site_database::{Rights, SiteDatabaseName},
+    site_storage::SitePrefix,
+    world::World,
 };
 
 /// The placement's database, by its checked name.
@@ -16,6 +20,20 @@ pub fn database(placement: &Placement) -> Result<SiteDatabaseName, StepError> {
 /// The placement's secrets.
 pub fn secrets(world: &World, placement: &Placement) -> Result<PlacementSecrets, StepError> {
     Ok(world.keys.open(&placement.region, placement.id, &placement.sealed_secrets)?)
+}
+
+/// Makes the roles of the placement's database.
+pub async fn ensure_roles(
+    world: &World,
+    placement: &Placement,
+    rights: Rights,
+) -> Result<(), StepError> {
+    let verifier = ScramVerifier::of_password(&secrets(world, placement)?.database_password)?;
+    let limit = instances::connection_limit(&world.db.pool, placement.site).await?;
+    // Twice the pool's size: for a moment an old and a new process of the site run side by side.
+    let limit = u32::try_from(limit).unwrap_or(1) * 2;
+    let cluster = world.clusters.get(placement.cluster).await?;
+    Ok(cluster.ensure_roles(&database(placement)?, &verifier, limit, rights).await?)
 }
 
 /// Drops the database, and whatever it follows or lets follow.

@@ -5,7 +5,7 @@ use control_types::state::PlacementState;
 use super::MoveSite;
 use crate::{
     control_db::{
-        certificate_orders, certificates, clusters, instances, object_stores,
+        certificate_orders, certificates, clusters, object_stores,
         placements::{self, Placement},
         places, sites,
     },
@@ -14,7 +14,7 @@ use crate::{
         changeover::{Side, Sides},
         placed,
     },
-    secrets::{PlacementSecrets, ScramVerifier},
+    secrets::PlacementSecrets,
     site_database::{Authority, Rights, SiteDatabaseName},
     site_storage::SitePrefix,
 };
@@ -65,12 +65,7 @@ pub async fn give_back(target: &Side, cx: &Cx<'_, MoveSite>) -> StepResult {
 
 /// The login role may read until the switch.
 pub async fn create_roles(sides: &Sides, cx: &Cx<'_, MoveSite>) -> StepResult {
-    let target = &sides.target;
-    let secrets = placed::secrets(cx.world, &target.placement)?;
-    let verifier = ScramVerifier::of_password(&secrets.database_password)?;
-    let limit = instances::connection_limit(&cx.world.db.pool, cx.site).await?;
-    let limit = u32::try_from(limit).unwrap_or(1) * 2;
-    target.cluster.ensure_roles(&target.database, &verifier, limit, Rights::Read).await?;
+    placed::ensure_roles(cx.world, &sides.target.placement, Rights::Read).await?;
     Ok(Flow::Done)
 }
 
