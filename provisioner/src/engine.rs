@@ -12,13 +12,14 @@
 //!                └──────────────────────────┘      what cannot go forward is stuck
 //! ```
 //!
-//! Retries are endless, with capped back-off; only a step that says that it cannot be done ends
+//! A step that is silent for too long is tried again as well (`signs.rs`). Retries are endless, with capped back-off; only a step that says that it cannot be done ends
 //! an operation (or a kind's patience, before its pivot).
 
 pub mod claim;
 pub mod decide;
 pub mod faults;
 pub mod kind;
+pub mod signs;
 pub mod worker;
 
 pub use claim::{Claim, ClaimError};

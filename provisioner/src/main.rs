@@ -106,6 +106,7 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
         .await
         .context("control database")?;
 
+    let worker = worker_name(&config.runtime);
     let RuntimeConfig::Local { directory, logs, tenant_app, stop_instances_on_exit } =
         config.runtime;
     let runtime: Arc<dyn InstanceRuntime> = Arc::new(
@@ -146,13 +147,14 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
         db,
     });
     let running = Running {
-        engine: Engine::new(Arc::clone(&world), EngineOptions::default()),
+        engine: Engine::new(Arc::clone(&world), EngineOptions { worker, ..Default::default() }),
         instances,
         metrics,
         nudges,
         shutdown: shutdown.clone(),
         world,
     };
+    running.engine.release_own().await.context("control database")?;
     let outcome = running.serve(config.listen, config.ready_file).await;
     shutdown.cancel();
     signals.abort();
@@ -161,6 +163,14 @@ async fn run(resolved: Resolved) -> anyhow::Result<()> {
     }
     info!("provisioner stopped");
     outcome
+}
+
+/// Names this provisioner among all: the runtime's directory is locked by one process at a time, so
+/// whoever had the name before is gone.
+fn worker_name(runtime: &RuntimeConfig) -> String {
+    let RuntimeConfig::Local { directory, .. } = runtime;
+    let uname = rustix::system::uname();
+    format!("{}:{}", uname.nodename().to_string_lossy(), directory.display())
 }
 
 /// What runs until a signal.

@@ -110,6 +110,20 @@ pub async fn next(
     }))
 }
 
+/// Lets go of what an earlier process of this name held when it ended.
+///
+/// # Errors
+/// When the control database does not answer.
+pub async fn release_own(pool: &PgPool, worker: &str) -> Result<u64, sqlx::Error> {
+    let released = sqlx::query!(
+        "update operation set claimed_by = null, claim_expires_at = null where claimed_by = $1",
+        worker
+    )
+    .execute(pool)
+    .await?;
+    Ok(released.rows_affected())
+}
+
 /// How long until an operation that waits goes on by itself; none when none waits.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use crate::{
         clusters::{NoCluster, PlaceError},
         object_stores::NoObjectStore,
     },
-    engine::{Claim, ClaimError, decide::Shape},
+    engine::{Claim, ClaimError, decide::Shape, signs::Signs},
     secrets::SecretError,
     site_database::SiteDatabaseError,
     site_storage::{CopyError, SiteStorageError},
@@ -193,6 +193,8 @@ pub struct Cx<'a, K: Kind> {
     pub progress: K::Progress,
     /// The right to drive the operation.
     pub claim: &'a Claim,
+    /// What the step gives signs of life with, if it takes long.
+    pub signs: Signs,
 }
 
 impl<K: Kind> Cx<'_, K> {
@@ -223,6 +225,7 @@ impl<K: Kind> Cx<'_, K> {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
+        self.signs.give();
         Ok(())
     }
 

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use control_types::state::OperationKind;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, error, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::{
     engine::{
         Claim, Cx, Faults, Kind, NoFaults,
         claim::{self, Claimed},
         decide::Journal,
+        signs::{SILENCE, Signs},
     },
     operations::{
         create_site::CreateSite, delete_site::DeleteSite, move_site::MoveSite,
@@ -25,7 +26,7 @@ mod step;
 
 /// How an engine works.
 pub struct EngineOptions {
-    /// Names this provisioner in claims.
+    /// Names this provisioner in claims. Never that of another one that runs.
     pub worker: String,
     /// How long a claim holds without a heartbeat: so long an operation rests when its provisioner
     /// was killed.
@@ -34,6 +35,8 @@ pub struct EngineOptions {
     pub parallel: usize,
     /// How often to look for work that nobody told of.
     pub poll: Duration,
+    /// How long a step may be silent until it is tried again.
+    pub silence: Duration,
     /// Where tests make operations fail.
     pub faults: Arc<dyn Faults>,
 }
@@ -45,6 +48,7 @@ impl Default for EngineOptions {
             lease: Duration::from_secs(10),
             parallel: 8,
             poll: Duration::from_secs(1),
+            silence: SILENCE,
             faults: Arc::new(NoFaults),
         }
     }
@@ -91,6 +95,20 @@ impl Engine {
 
     fn tell(&self) {
         self.news.send_modify(|tick| *tick += 1);
+    }
+
+    /// Goes on at once with what an earlier process of this name was driving when it was killed,
+    /// instead of after its lease. One that still runs against all expectation loses its claims: then
+    /// nothing that it does counts any more.
+    ///
+    /// # Errors
+    /// When the control database does not answer.
+    pub async fn release_own(&self) -> Result<(), sqlx::Error> {
+        let released = claim::release_own(&self.world.db.pool, &self.options.worker).await?;
+        if released > 0 {
+            info!("{released} operations of an earlier process are driven again");
+        }
+        Ok(())
     }
 
     /// Drives operations until `shutdown`; then lets go of what it drives, so that another
@@ -209,6 +227,7 @@ impl Engine {
             params,
             progress,
             claim: &claimed.claim,
+            signs: Signs::new(),
         };
         let mut journal = claimed.journal;
         let mut since = claimed.step_since;

@@ -1,10 +1,11 @@
 //! The two statements of a move for which requests wait: the fence in the source, the opening of the
 //! target. Each is one round trip. What they mean and why they are enough is in `fence.rs`.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use control_types::Generation;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use tokio::time::timeout;
 
 use super::{
     Attempt, BlobRow, SiteDatabaseError, SiteDatabaseName, SiteDatabases,
@@ -49,6 +50,9 @@ pub enum Opened {
 
 /// Longest wait for a table's lock behind transactions of the site, before they are ended.
 const PATIENCE_FOR_WRITERS: Duration = Duration::from_millis(1000);
+/// How long an answer may take beside the time that the server may take: then it is taken for lost,
+/// since people wait.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Our own code for a marker that has not arrived in time.
 const NOT_ARRIVED: &str = "TM002";
 /// Longer than a transaction of an instance can take between a file's row and its commit.
@@ -61,7 +65,7 @@ impl SiteDatabases {
     /// When the cluster is down or refuses.
     pub async fn switch(&self, name: &SiteDatabaseName) -> Result<Switch, SiteDatabaseError> {
         let connection = self.connect(Some(name)).await?;
-        Ok(Switch { databases: self.clone(), name: name.clone(), connection })
+        Ok(Switch { databases: self.clone(), name: name.clone(), connection: Some(connection) })
     }
 }
 
@@ -70,7 +74,8 @@ impl SiteDatabases {
 pub struct Switch {
     databases: SiteDatabases,
     name: SiteDatabaseName,
-    connection: PgConnection,
+    /// None after an answer was lost.
+    connection: Option<PgConnection>,
 }
 
 impl Switch {
@@ -86,7 +91,7 @@ impl Switch {
         attempt: &Attempt,
     ) -> Result<Option<Fenced>, SiteDatabaseError> {
         let sql = fence_sql(&self.name, generation, attempt);
-        let rows = match self.ask(sql).await {
+        let rows = match self.ask(sql, PATIENCE_FOR_WRITERS).await {
             Ok(rows) => rows,
             // The locks did not come.
             Err(error)
@@ -119,7 +124,7 @@ impl Switch {
         at_most: Duration,
     ) -> Result<Opened, SiteDatabaseError> {
         let sql = open_sql(&self.name, attempt, sequences, at_most);
-        let rows = match self.ask(sql).await {
+        let rows = match self.ask(sql, at_most).await {
             Ok(rows) => rows,
             Err(error) if sqlstate(&error).as_deref() == Some(NOT_ARRIVED) => {
                 return Ok(Opened::NotArrived);
@@ -147,22 +152,36 @@ impl Switch {
     /// # Errors
     /// When the cluster is down or refuses.
     pub async fn retire(&mut self, attempt: &Attempt) -> Result<(), SiteDatabaseError> {
-        let outcome = self.ask(retire_sql(attempt)).await;
+        let outcome = self.ask(retire_sql(attempt), Duration::ZERO).await;
         outcome.map(drop).map_err(|error| self.databases.sort("mark the database as left", error))
     }
 
-    /// Several transactions in one round trip. After an error the session is outside of any.
-    async fn ask(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
-        let outcome = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await;
+    /// Several transactions in one round trip, which the server works on for `at_most`. After an error
+    /// the session is outside of any, or is not used again.
+    async fn ask(&mut self, sql: String, at_most: Duration) -> Result<Vec<PgRow>, sqlx::Error> {
+        let lost = |text| sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text));
+        let Some(mut connection) = self.connection.take() else {
+            return Err(lost("an earlier answer was lost"));
+        };
+        let asked = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection);
+        let Ok(outcome) = timeout(at_most + ANSWER, asked).await else {
+            return Err(lost("no answer came in time"));
+        };
         if outcome.is_err() {
-            let _ = sqlx::raw_sql("rollback").execute(&mut self.connection).await;
+            let back = sqlx::raw_sql("rollback").execute(&mut connection);
+            if timeout(ANSWER, back).await.is_err() {
+                return outcome;
+            }
         }
+        self.connection = Some(connection);
         outcome
     }
 
     /// Ends the session.
     pub async fn close(self) {
-        let _ = self.connection.close().await;
+        if let Some(connection) = self.connection {
+            let _ = timeout(ANSWER, connection.close()).await;
+        }
     }
 }
 

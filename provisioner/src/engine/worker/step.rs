@@ -73,12 +73,12 @@ impl Engine {
         let mut outcome = match faults.at(cx.operation, K::KIND, &name, Point::BeforeForward) {
             Fault::Fail => Err(StepError::fail("a test made this step fail")),
             Fault::Crash => return Err(Vanished),
-            Fault::None | Fault::Again => K::forward(step, cx).await,
+            Fault::None | Fault::Again => self.effect(cx, step).await,
         };
         if matches!(outcome, Ok(Flow::Done | Flow::Noted(_))) {
             match faults.at(cx.operation, K::KIND, &name, Point::AfterForward) {
                 Fault::Crash => return Err(Vanished),
-                Fault::Again => outcome = K::forward(step, cx).await,
+                Fault::Again => outcome = self.effect(cx, step).await,
                 Fault::Fail => outcome = Err(StepError::fail("a test made this step fail")),
                 Fault::None => {}
             }
@@ -102,6 +102,16 @@ impl Engine {
             (outcome, _, _) => outcome,
         };
         Ok(self.note_forward(cx, journal, &name, outcome, past_pivot).await)
+    }
+
+    async fn effect<K: Kind>(&self, cx: &mut Cx<'_, K>, step: K::Step) -> StepResult {
+        let (signs, silence) = (cx.signs.clone(), self.options.silence);
+        signs.heed(silence, K::forward(step, cx)).await.unwrap_or_else(|| Err(silent(silence)))
+    }
+
+    async fn undo_effect<K: Kind>(&self, cx: &mut Cx<'_, K>, step: K::Step) -> StepResult {
+        let (signs, silence) = (cx.signs.clone(), self.options.silence);
+        signs.heed(silence, K::undo(step, cx)).await.unwrap_or_else(|| Err(silent(silence)))
     }
 
     async fn note_forward<K: Kind>(
@@ -168,12 +178,12 @@ impl Engine {
         let mut outcome = match faults.at(cx.operation, K::KIND, &name, Point::BeforeUndo) {
             Fault::Crash => return Err(Vanished),
             Fault::Fail => Err(StepError::Retry(anyhow::anyhow!("a test made this undo fail"))),
-            Fault::None | Fault::Again => K::undo(step, cx).await,
+            Fault::None | Fault::Again => self.undo_effect(cx, step).await,
         };
         if matches!(outcome, Ok(Flow::Done)) {
             match faults.at(cx.operation, K::KIND, &name, Point::AfterUndo) {
                 Fault::Crash => return Err(Vanished),
-                Fault::Again | Fault::Fail => outcome = K::undo(step, cx).await,
+                Fault::Again | Fault::Fail => outcome = self.undo_effect(cx, step).await,
                 Fault::None => {}
             }
         }
@@ -205,6 +215,13 @@ impl Engine {
         };
         Ok(noted)
     }
+}
+
+fn silent(silence: Duration) -> StepError {
+    let secs = silence.as_secs();
+    StepError::Retry(anyhow::anyhow!(
+        "nothing was heard for {secs} s: an answer may have been lost"
+    ))
 }
 
 fn back_off(attempts: u32) -> Duration {
