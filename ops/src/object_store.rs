@@ -182,6 +182,8 @@ async fn serve(
             },
             () = stop.cancelled() => break,
         };
+        // Otherwise the second part of an answer waits 40 ms for the first one to be acknowledged.
+        let _ = stream.set_nodelay(true);
         let (service, administration) = (service.clone(), administration.clone());
         let answer = hyper::service::service_fn(move |request| {
             let (service, administration) = (service.clone(), administration.clone());

@@ -8,6 +8,7 @@ use axum::{
     extract::DefaultBodyLimit,
     middleware,
     routing::{get, post, put},
+    serve::ListenerExt as _,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -121,6 +122,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let stop = shutdown.clone();
+    // Answers in two parts do not wait for the first one to be acknowledged.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let server = axum::serve(listener, routes(api))
         .with_graceful_shutdown(async move { stop.cancelled().await });
     tokio::select! {
