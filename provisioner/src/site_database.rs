@@ -26,6 +26,7 @@ use sqlx::{
 use tokio::sync::{Mutex, Semaphore};
 
 mod name;
+mod pace;
 mod error;
 mod template;
 mod roles;
@@ -42,7 +43,7 @@ mod catalog;
 mod readiness;
 mod files;
 
-pub use comparison::{Comparison, Difference};
+pub use comparison::{Comparison, Difference, Read, Reading};
 pub use contents::{Authority, Limits};
 pub use copy_status::CopyStatus;
 pub use database::SiteDatabase;
@@ -51,7 +52,7 @@ pub use fence::{Attempt, AuthorityState};
 pub use files::BlobRow;
 pub use name::{NotASiteDatabase, SiteDatabaseName};
 pub use registry::Clusters;
-pub use replication::{Beginning, MOVERS, Mover, ReplicationAddress};
+pub use replication::{Beginning, Mover, ReplicationAddress};
 pub use roles::Rights;
 pub use switch::{Fenced, LATELY, Opened, SequenceValue, Switch};
 pub use template::Template;

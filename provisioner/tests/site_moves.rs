@@ -8,8 +8,8 @@ use control_types::{Generation, SiteId};
 use provisioner::{
     secrets::{PlacementSecrets, ScramVerifier},
     site_database::{
-        Attempt, Authority, Beginning, Comparison, Limits, Opened, Rights, SiteDatabaseName,
-        SiteDatabases,
+        Attempt, Authority, Beginning, Comparison, Limits, Opened, Reading, Rights,
+        SiteDatabaseName, SiteDatabases,
     },
 };
 use serde_json::json;
@@ -28,6 +28,9 @@ const SETTINGS: &str = "wal_level = logical\nmax_replication_slots = 16\nmax_wal
     max_sync_workers_per_subscription = 4\nautovacuum = off";
 /// How long something may take that a server does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nobody else is there.
+const AT_ONCE: Reading = Reading { rest: 0.0, progress: &|_| () };
 
 /// One of a site's two places.
 struct Place {
@@ -145,7 +148,8 @@ impl Moving {
 
     async fn compare(&self) -> Comparison {
         let (source, target) = (&self.source, &self.target);
-        let compared = source.cluster.compare(&source.name, &target.cluster, &target.name).await;
+        let compared =
+            source.cluster.compare(&source.name, &target.cluster, &target.name, &AT_ONCE).await;
         compared.expect("compares").expect("there is a moment for it")
     }
 
@@ -218,7 +222,7 @@ async fn a_site_goes_over_and_comes_back() {
     let expected = rows(&mut there).await;
     let mut old = source.admin().await;
     moving.until("the source follows", async || rows(&mut old).await == expected).await;
-    let back = target.cluster.compare(&target.name, &source.cluster, &source.name).await;
+    let back = target.cluster.compare(&target.name, &source.cluster, &source.name, &AT_ONCE).await;
     assert_eq!(back.expect("compares").expect("has a moment").differences, []);
     for connection in [app, there, old] {
         close(connection).await;
@@ -347,4 +351,44 @@ async fn a_difference_of_any_kind_is_found() {
         let compared = moving.compare().await;
         assert_eq!(compared.differences, [], "after {what}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_leaves_time_to_others_and_leaves_nothing_behind() {
+    let moving = Moving::begin().await;
+    let (source, target) = (&moving.source, &moving.target);
+    source
+        .run(
+            "insert into audit_event (action, detail)
+             select 'test.row', jsonb_build_object('text', repeat(md5(n::text), 10))
+             from generate_series(1, 40000) n",
+        )
+        .await;
+    let large = source.cluster.large_tables(&source.name).await.expect("tells");
+    assert_eq!(large, ["audit_event"]);
+    for _ in 0..2 {
+        target.cluster.pace_copy(&target.name, &large, 3.0).await.expect("slows it down");
+    }
+    let resting = async {
+        let mut admin = target.admin().await;
+        moving
+            .until("the copy rests", async || {
+                fetch::<bool>(
+                    &mut admin,
+                    "select exists (select from pg_stat_activity where wait_event = 'PgSleep'
+                         and backend_type = 'logical replication worker')",
+                )
+                .await
+            })
+            .await;
+        close(admin).await;
+    };
+    tokio::join!(moving.follow(), resting);
+    target.cluster.end_pace(&target.name).await.expect("stops that");
+    assert_eq!(moving.compare().await.differences, []);
+    // What comes later is not slowed down by anything.
+    let mut admin = target.admin().await;
+    let left = "select count(*) from pg_trigger where tgname like '%pace%'";
+    assert_eq!(fetch::<i64>(&mut admin, left).await, 0);
+    close(admin).await;
 }

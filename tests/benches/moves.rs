@@ -6,7 +6,10 @@
 //! cargo bench -p tests --bench moves                 ten times there and back
 //! cargo bench -p tests --bench moves -- 100          a hundred times
 //! cargo bench -p tests --bench moves -- 100 rtt      with a long way between the clusters
-//! cargo bench -p tests --bench moves -- size         whether a big site is held for longer
+//! cargo bench -p tests --bench moves -- load         with 200 writes and 2,000 pages in a second, if
+//!                                                    the machine can
+//! cargo bench -p tests --bench moves -- size         whether a big site is held for longer, and how
+//!                                                    long dump and restore would take
 //! cargo bench -p tests --bench moves -- neighbour    what a copy does to another site's requests
 //! ```
 
@@ -26,6 +29,7 @@ use moves::{
     ledger,
     platform::{Moved, Platform},
 };
+use tests::way::Way;
 
 /// Between the two regions, there and back.
 const ROUND_TRIP: Duration = Duration::from_millis(80);
@@ -34,6 +38,9 @@ const ROUNDS: usize = 10;
 /// Every so many rounds the site goes with a copy of everything; in the others it returns to where it
 /// was, there as well as back, which is the same switch without the time of the copy.
 const COPIES: usize = 10;
+/// Writers and readers, each with a pause of 25 ms between two requests.
+const FEW: (usize, usize) = (4, 2);
+const MANY: (usize, usize) = (8, 56);
 /// Bytes of the small and of the big site's rows.
 const SMALL: u64 = 35_000_000;
 const BIG: u64 = 1_000_000_000;
@@ -45,13 +52,14 @@ const NEIGHBOURS_COPIES: usize = 3;
 const CALM: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
-    let (mut rounds, mut long, mut kind) = (ROUNDS, false, "rounds");
+    let (mut rounds, mut long, mut kind, mut people) = (ROUNDS, false, "rounds", FEW);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     for argument in &arguments {
         match argument.as_str() {
             // Cargo says this to every benchmark.
             "--bench" => {}
             "rtt" => long = true,
+            "load" => people = MANY,
             "size" => kind = "size",
             "neighbour" => kind = "neighbour",
             number => rounds = number.parse().with_context(|| format!("'{number}' is nothing"))?,
@@ -61,9 +69,9 @@ fn main() -> Result<()> {
     let platform = Platform::start()?;
     runtime.block_on(async {
         // Whatever comes of it, whether the long way was taken is told.
-        let _told = long.then(|| Told);
+        let mut told = Told(Vec::new());
         if long {
-            delay::lengthen(&platform.stack, ROUND_TRIP).await?;
+            told.0 = delay::lengthen(&platform.stack, ROUND_TRIP).await?;
             println!(
                 "the clusters' servers reach each other in {} ms there and back: the stream of a \
                  move, its copy and its acknowledgements. Not delayed: the provisioner's and the \
@@ -74,25 +82,32 @@ fn main() -> Result<()> {
         match kind {
             "size" => sizes(&platform).await,
             "neighbour" => neighbour(&platform).await,
-            _ => there_and_back(&platform, rounds).await,
+            _ => there_and_back(&platform, rounds, people).await,
         }
     })
 }
 
 /// Says at the end how many connections took the long way.
-struct Told;
+struct Told(Vec<Way>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        println!("connections between the clusters that took the long way: {}", delay::taken());
+        let taken: usize = self.0.iter().map(Way::taken).sum();
+        if !self.0.is_empty() {
+            println!("connections between the clusters that took the long way: {taken}");
+        }
     }
 }
 
 /// Moves there and back under load.
-async fn there_and_back(platform: &Platform, rounds: usize) -> Result<()> {
+async fn there_and_back(
+    platform: &Platform,
+    rounds: usize,
+    (writers, readers): (usize, usize),
+) -> Result<()> {
     const SLUG: &str = "mover";
-    platform.create(SLUG, 4).await?;
-    let load = ledger::begin(platform, SLUG, 4, 2).await?;
+    platform.create(SLUG, writers).await?;
+    let load = ledger::begin(platform, SLUG, writers, readers).await?;
     let begun = Instant::now();
     let mut moves = Vec::new();
     let mut times = Vec::new();
@@ -118,8 +133,15 @@ async fn there_and_back(platform: &Platform, rounds: usize) -> Result<()> {
             times.push((from, Instant::now()));
         }
     }
+    let took = begun.elapsed();
     let outcome = load.end(platform, SLUG).await?;
-    println!("{} moves in {:?}, with 4 writers and 2 readers", moves.len(), begun.elapsed());
+    println!(
+        "{} moves in {took:?}, with {writers} writers and {readers} readers: {:.0} writes and {:.0} \
+         pages in a second",
+        moves.len(),
+        outcome.writes.answers.len() as f64 / took.as_secs_f64(),
+        outcome.reads.answers.len() as f64 / took.as_secs_f64(),
+    );
     tell(platform, &moves)?;
     let longest = |seen: &ledger::Seen| -> Vec<Duration> {
         times.iter().map(|(from, to)| seen.longest(*from, *to)).collect()
@@ -166,6 +188,8 @@ async fn sizes(platform: &Platform) -> Result<()> {
         tell(platform, &moves)?;
         outcome.judge()?;
         middles.push(median(&moves.iter().map(|moved| moved.held).collect::<Vec<_>>()));
+        let taken = platform.dump_and_restore(slug).await?;
+        println!("{slug}, by dump and restore nobody could write for {taken:?}");
     }
     let [small, big] = middles.as_slice() else { bail!("not two sizes") };
     let ratio = big.as_secs_f64() / small.as_secs_f64();

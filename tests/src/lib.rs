@@ -7,6 +7,7 @@ pub mod dns_server;
 pub mod pebble;
 pub mod stack;
 pub mod visitor;
+pub mod way;
 
 pub use stack::Stack;
 pub use visitor::Visitor;

@@ -57,6 +57,9 @@ pub struct MoveArgs {
     /// Switch when no request has been under way for some seconds
     #[arg(long)]
     when_quiet: bool,
+    /// Copy as fast as it goes: other sites of both clusters notice
+    #[arg(long)]
+    fast: bool,
     #[command(flatten)]
     asking: Asking,
 }
@@ -94,6 +97,7 @@ pub async fn run(args: MoveArgs, connection: &Connection, output: &Output) -> Re
         cluster: args.to_cluster,
         not_before: args.at,
         when_quiet: args.when_quiet,
+        fast: args.fast,
         reason: args.asking.reason.clone(),
         dry_run: false,
     };

@@ -258,6 +258,9 @@ pub struct MoveSite {
     /// The switch waits until no request has been under way for some seconds.
     #[serde(default)]
     pub when_quiet: bool,
+    /// Everything is copied and compared as fast as it goes; other sites of both clusters notice.
+    #[serde(default)]
+    pub fast: bool,
     /// Why, for the audit trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -30,7 +30,7 @@ use crate::{
     operations::{
         dry_run,
         move_site::{
-            MoveSite as Move, MoveSiteParams,
+            MoveSite as Move, MoveSiteParams, Pace,
             preflight::{self, Findings},
         },
         move_site_back::{MoveSiteBack, MoveSiteBackParams},
@@ -159,6 +159,7 @@ async fn params_of(api: &Api, site: &Site, request: &MoveSite) -> Result<MoveSit
         cluster: request.cluster.clone(),
         not_before: request.not_before,
         when_quiet: request.when_quiet,
+        pace: Pace::asked(request.fast),
     })
 }
 
@@ -172,7 +173,8 @@ fn with_findings(mut plan: DryRun, findings: Findings) -> DryRun {
     plan.problems = findings.problems;
     plan.bytes = Some(findings.estimate.bytes);
     plan.pause_ms = Some(findings.estimate.pause_ms);
-    plan.estimated_ms = plan.estimated_ms.or(Some(findings.estimate.copy_ms));
+    // How much it is counts for more than how long others took.
+    plan.estimated_ms = Some(findings.estimate.copy_ms);
     plan
 }
 

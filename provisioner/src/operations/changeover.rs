@@ -2,25 +2,32 @@
 //! A database that follows the site's is compared with it, requests are held for a moment, the one
 //! becomes the site and the other follows from then on.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 mod certificate;
+pub mod far;
 pub mod files;
+mod pace;
 pub mod place;
 mod sides;
 pub mod streams;
 mod switch;
 
 pub use certificate::{described, sign};
+pub use pace::Pace;
 pub use sides::{Side, Sides};
 
 use crate::{
     engine::{Cx, Flow, Kind, StepError, StepResult},
-    site_database::Comparison,
+    site_database::{Comparison, Read, Reading},
 };
+use far::{Far, Seen};
 use switch::{Opening, Switched};
 
 /// Tries to switch before the operation gives up.
@@ -33,6 +40,9 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(2);
 /// What an operation notes of these steps, as a part of its progress.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Changeover {
+    /// When the copy of the rows began.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    copy_began: Option<OffsetDateTime>,
     /// Tries to switch that began.
     #[serde(default)]
     tries: u32,
@@ -99,10 +109,7 @@ impl From<Opening> for Opened {
 /// Compares the database that follows with the site's, and the files. A difference of any kind is the
 /// end of the operation.
 pub async fn compare<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
-    let (source, target) = (&sides.source, &sides.target);
-    let comparison =
-        source.cluster.compare(&source.database, &target.cluster, &target.database).await?;
-    let Some(comparison) = comparison else {
+    let Some(comparison) = compare_databases(cx, sides).await? else {
         let reason = "writers of the site, or the way to the target, left no moment to compare";
         return Ok(Flow::Wait { pause: COMPARE_AGAIN, reason: reason.to_owned() });
     };
@@ -127,6 +134,26 @@ pub async fn compare<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides
     );
     cx.progress.changeover().compared = Some(compared);
     Ok(Flow::Noted(note))
+}
+
+async fn compare_databases<K: Kind>(
+    cx: &Cx<'_, K>,
+    sides: &Sides,
+) -> Result<Option<Comparison>, StepError> {
+    let (source, target) = (&sides.source, &sides.target);
+    let (done, total, seen) = (AtomicU64::new(0), AtomicU64::new(0), Seen::default());
+    let note = |read| {
+        match read {
+            Read::Of(bytes) => total.fetch_add(bytes, Ordering::Relaxed),
+            Read::Piece(bytes) => done.fetch_add(bytes, Ordering::Relaxed),
+        };
+        let (done, total) = (done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
+        seen.set(Far { words: "rows of both places are compared".to_owned(), done, total });
+    };
+    let reading = Reading { rest: sides.pace.rest(), progress: &note };
+    let comparing =
+        source.cluster.compare(&source.database, &target.cluster, &target.database, &reading);
+    Ok(far::told(cx, &seen, comparing).await??)
 }
 
 fn refuse_differences(comparison: &Comparison) -> Result<(), StepError> {

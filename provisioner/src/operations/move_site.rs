@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use super::changeover::Pace;
 use super::changeover::{self, Changeover, Noted, Side, Sides, files, streams};
 use crate::engine::{Cx, Flow, Kind, StepError, StepResult};
 
@@ -78,6 +79,9 @@ pub struct MoveSiteParams {
     /// The switch waits until the site is quiet.
     #[serde(default)]
     pub when_quiet: bool,
+    /// How fast everything is copied.
+    #[serde(default)]
+    pub pace: Pace,
 }
 
 /// What later steps must know.
@@ -141,7 +145,10 @@ impl Kind for MoveSite {
             Step::CreateStorageKey => "create an S3 key for the site's prefix there".to_owned(),
             Step::CopyCertificates => "bring the certificates of all hostnames there".to_owned(),
             Step::StartCopy => "let the new database follow the site's".to_owned(),
-            Step::CopyFiles => "copy the files".to_owned(),
+            Step::CopyFiles => match params.pace {
+                Pace::Gentle => "copy the files, so that other sites do not notice".to_owned(),
+                Pace::Fast => "copy the files as fast as it goes".to_owned(),
+            },
             Step::AwaitCopy => "wait until all rows are there".to_owned(),
             Step::StartInstance => "let an instance listen there".to_owned(),
             Step::AwaitMoment => match (params.not_before, params.when_quiet) {
@@ -171,9 +178,15 @@ impl Kind for MoveSite {
             Step::CopyCertificates => {
                 changeover::place::copy_certificates(&both(cx).await?, cx).await
             }
-            Step::StartCopy => streams::start_copy(&both(cx).await?).await,
+            Step::StartCopy => {
+                let sides = both(cx).await?;
+                streams::start_copy(cx, &sides).await
+            }
             Step::CopyFiles | Step::CopyNewFiles => files::copy(cx, &both(cx).await?).await,
-            Step::AwaitCopy => streams::await_copy(&both(cx).await?).await,
+            Step::AwaitCopy => {
+                let sides = both(cx).await?;
+                streams::await_copy(cx, &sides).await
+            }
             Step::StartInstance => {
                 changeover::place::start_instance(&both(cx).await?.target, cx).await
             }
@@ -223,6 +236,7 @@ async fn both(cx: &Cx<'_, MoveSite>) -> Result<Sides, StepError> {
     Ok(Sides {
         source: Side::get(cx.world, source).await?,
         target: Side::get(cx.world, target_id(cx)).await?,
+        pace: cx.params.pace,
     })
 }
 

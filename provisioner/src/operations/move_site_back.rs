@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    changeover::{self, Changeover, Noted, Side, Sides, files, place, streams},
+    changeover::{self, Changeover, Noted, Pace, Side, Sides, files, place, streams},
     move_site::preflight,
 };
 use crate::{
@@ -151,7 +151,7 @@ async fn both(cx: &Cx<'_, MoveSiteBack>) -> Result<Sides, StepError> {
     let missing = || StepError::fail("the operation did not note its two places");
     let source = Side::get(cx.world, cx.progress.source.ok_or_else(missing)?).await?;
     let target = Side::get(cx.world, cx.progress.target.ok_or_else(missing)?).await?;
-    Ok(Sides { source, target })
+    Ok(Sides { source, target, pace: Pace::Gentle })
 }
 
 async fn find_way_back(cx: &mut Cx<'_, MoveSiteBack>) -> StepResult {
@@ -162,7 +162,7 @@ async fn find_way_back(cx: &mut Cx<'_, MoveSiteBack>) -> StepResult {
     })?;
     let source = Side::current(cx.world, cx.site).await?;
     let target = Side::of(cx.world, target).await?;
-    let sides = Sides { source, target };
+    let sides = Sides { source, target, pace: Pace::Gentle };
     let problems = preflight::of_way_back(&sides).await?;
     if let Some(problem) = problems.first() {
         return Err(StepError::fail(problem));

@@ -15,8 +15,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sha2::{Digest as _, Sha256};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, sleep};
+
+mod reading;
+
+pub use reading::{Read, Reading};
 
 use super::{
     SiteDatabaseError, SiteDatabaseName, SiteDatabases,
@@ -68,14 +72,23 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Of a table's rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Of a table's rows, in whatever order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct TableSum {
     rows: i64,
-    sum: String,
+    xor: i64,
+    sum: i128,
 }
 
-struct Read {
+impl TableSum {
+    fn add(&mut self, rows: i64, xor: i64, sum: i128) {
+        self.rows += rows;
+        self.xor ^= xor;
+        self.sum = self.sum.wrapping_add(sum);
+    }
+}
+
+struct Contents {
     tables: BTreeMap<String, TableSum>,
     lines: Vec<Line>,
 }
@@ -91,6 +104,7 @@ impl SiteDatabases {
         name: &SiteDatabaseName,
         follower: &Self,
         follower_name: &SiteDatabaseName,
+        reading: &Reading<'_>,
     ) -> Result<Option<Comparison>, SiteDatabaseError> {
         let mut here = self.connect(Some(name)).await?;
         let mut there = follower.connect(Some(follower_name)).await?;
@@ -101,7 +115,7 @@ impl SiteDatabases {
             else {
                 return Ok(None);
             };
-            let (ours, theirs) = tokio::join!(read(&mut here), read(&mut there));
+            let (ours, theirs) = tokio::join!(read(reading, &mut here), read(reading, &mut there));
             let ours = ours.map_err(|error| self.sort("read all tables", error))?;
             let theirs = theirs.map_err(|error| follower.sort("read all tables", error))?;
             Ok(Some(compared(&ours, &theirs, lsn)))
@@ -222,36 +236,16 @@ async fn snapshot(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn read(connection: &mut PgConnection) -> Result<Read, sqlx::Error> {
-    let tables: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "select c.oid::regclass::text from pg_class c
-         where c.relkind = 'r' and c.oid not in {OWN}
-             and c.relnamespace in ('public'::regnamespace, 'platform'::regnamespace)
-             and c.relname <> 'site_schema_history'
-         order by 1"
-    )))
-    .persistent(false)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut sums = BTreeMap::new();
-    for table in tables {
-        // Two independent sums: rows that swap their places change neither, and nothing else leaves
-        // both as they are.
-        let sql = format!(
-            "select count(*) as rows,
-                    coalesce(bit_xor(hashtextextended(t::text, 0)), 0)::text || ' '
-                        || coalesce(sum(hashtextextended(t::text, 1)::numeric), 0)::text as sum
-             from {table} t"
-        );
-        let row =
-            sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_one(&mut *connection).await?;
-        sums.insert(table, TableSum { rows: row.get("rows"), sum: row.get("sum") });
-    }
+async fn read(
+    reading: &Reading<'_>,
+    connection: &mut PgConnection,
+) -> Result<Contents, sqlx::Error> {
+    let tables = reading.tables(connection).await?;
     let lines = catalog::lines(connection).await?;
-    Ok(Read { tables: sums, lines })
+    Ok(Contents { tables, lines })
 }
 
-fn compared(ours: &Read, theirs: &Read, lsn: String) -> Comparison {
+fn compared(ours: &Contents, theirs: &Contents, lsn: String) -> Comparison {
     let mut differences = Vec::new();
     let mut differs = |what: String, detail: String| differences.push(Difference { what, detail });
     for (table, sum) in &ours.tables {
@@ -297,10 +291,10 @@ fn compared(ours: &Read, theirs: &Read, lsn: String) -> Comparison {
     }
 }
 
-fn digest(read: &Read) -> String {
+fn digest(read: &Contents) -> String {
     let mut hash = Sha256::new();
     for (table, sum) in &read.tables {
-        hash.update(format!("{table}\0{}\0{}\0", sum.rows, sum.sum));
+        hash.update(format!("{table}\0{}\0{} {}\0", sum.rows, sum.xor, sum.sum));
     }
     for line in &read.lines {
         hash.update(format!("{}\0{}\0", line.aspect, line.text));
@@ -312,15 +306,15 @@ fn digest(read: &Read) -> String {
 mod tests {
     use super::*;
 
-    fn read_of(tables: &[(&str, i64, &str)], lines: &[(&'static str, &str)]) -> Read {
-        let sum = |rows, sum: &str| TableSum { rows, sum: sum.to_owned() };
+    fn read_of(tables: &[(&str, i64, i64)], lines: &[(&'static str, &str)]) -> Contents {
+        let sum = |rows, xor| TableSum { rows, xor, sum: 0 };
         let mut lines: Vec<_> =
             lines.iter().map(|(aspect, text)| Line { aspect, text: (*text).to_owned() }).collect();
         lines.sort();
-        Read {
+        Contents {
             tables: tables
                 .iter()
-                .map(|(name, rows, s)| ((*name).to_owned(), sum(*rows, s)))
+                .map(|(name, rows, xor)| ((*name).to_owned(), sum(*rows, *xor)))
                 .collect(),
             lines,
         }
@@ -329,11 +323,11 @@ mod tests {
     #[test]
     fn every_kind_of_difference_is_named() {
         let ours = read_of(
-            &[("a", 1, "x"), ("b", 2, "x"), ("c", 1, "x"), ("e", 1, "x")],
+            &[("a", 1, 5), ("b", 2, 5), ("c", 1, 5), ("e", 1, 5)],
             &[("indexes", "i"), ("grants", "g")],
         );
         let theirs = read_of(
-            &[("a", 1, "x"), ("b", 1, "x"), ("c", 1, "y"), ("d", 1, "x")],
+            &[("a", 1, 5), ("b", 1, 5), ("c", 1, 6), ("d", 1, 5)],
             &[("grants", "g"), ("grants", "h")],
         );
         let found = compared(&ours, &theirs, "0/1".to_owned());

@@ -11,8 +11,6 @@ pub struct CopyStatus {
     pub tables: i64,
     /// Tables that are there and follow.
     pub ready: i64,
-    /// Bytes read of the tables that are copied at this moment.
-    pub bytes_under_way: i64,
     /// Bytes of all that arrived, as the tables take them on disk.
     pub bytes_on_disk: i64,
     /// How often the copy or the stream broke off since the subscription was made.
@@ -40,8 +38,6 @@ impl SiteDatabases {
             "select (select count(*) from pg_subscription_rel) as tables,
                     (select count(*) from pg_subscription_rel where srsubstate in ('r', 's'))
                         as ready,
-                    (select coalesce(sum(bytes_processed), 0)::bigint from pg_stat_progress_copy
-                     where datname = current_database()) as bytes_under_way,
                     (select coalesce(sum(pg_table_size(oid)), 0)::bigint from pg_class
                      where relkind = 'r' and relnamespace = 'public'::regnamespace)
                         as bytes_on_disk,
@@ -57,7 +53,6 @@ impl SiteDatabases {
         Ok(CopyStatus {
             tables: row.get("tables"),
             ready: row.get("ready"),
-            bytes_under_way: row.get("bytes_under_way"),
             bytes_on_disk: row.get("bytes_on_disk"),
             errors: row.get("errors"),
         })

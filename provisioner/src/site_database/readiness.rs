@@ -141,6 +141,27 @@ impl SiteDatabases {
         row.map_err(|error| self.sort("measure the site", error))
     }
 
+    /// Bytes that are free on the disk of the server's data; none when its administrator may not know.
+    ///
+    /// # Errors
+    /// When the cluster is down.
+    pub async fn free_disk(&self) -> Result<Option<u64>, SiteDatabaseError> {
+        let mut connection = self.connect(None).await?;
+        // A server's programs begin in the directory of its data.
+        let rows = sqlx::raw_sql(
+            r"create temporary table disk (line text);
+             copy disk from program 'LC_ALL=C df -Pk .' with (format csv, delimiter E'\x01',
+                 quote E'\x02');
+             select (regexp_match(line, '^\S.*?\s+\d+\s+\d+\s+(\d+)\s+\d+%'))[1] as kib from disk",
+        )
+        .fetch_all(&mut connection)
+        .await;
+        let _ = connection.close().await;
+        let rows = rows.unwrap_or_default();
+        let kib = rows.iter().find_map(|row| row.try_get::<String, _>("kib").ok());
+        Ok(kib.and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib.saturating_mul(1024)))
+    }
+
     /// One question and its answer, on a connection that may be there already.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::secrets::{ScramVerifier, SecretError, random_text};
 /// The publication in a publisher's database.
 const PUBLICATION: &str = "site_move";
 /// Every mover is in this group, by which `pg_hba.conf` lets other clusters' servers in.
-pub const MOVERS: &str = "ta3lem_mover";
+const MOVERS: &str = "ta3lem_mover";
 
 /// Where a cluster's server is reached by another one's.
 #[derive(Clone, Debug, PartialEq, Eq)]

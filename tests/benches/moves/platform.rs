@@ -201,6 +201,30 @@ impl Platform {
         Ok(())
     }
 
+    /// Dumps the site's database and restores it at the other region's server, as one would who has
+    /// closed the site for that; then drops it there. How long both took.
+    pub async fn dump_and_restore(&self, slug: &str) -> Result<Duration> {
+        let site = self.api.site(slug).await?;
+        let place = site.placement.context("the site is nowhere")?;
+        let region = if place.region == HOME { AWAY } else { HOME };
+        let from = self.stack.admin_url(&place.region, &place.database)?;
+        let to = self.stack.admin_url(region, "restored")?;
+        let mut server = PgConnection::connect(&self.stack.admin_url(region, "postgres")?).await?;
+        sqlx::raw_sql("create database restored").execute(&mut server).await?;
+        let pipe = "pg_dump --format=custom --compress=0 \"$0\" \
+                    | pg_restore --no-owner --no-privileges --dbname=\"$1\"";
+        let begun = Instant::now();
+        let status = tokio::process::Command::new("bash")
+            .args(["-o", "pipefail", "-c", pipe, &from, &to])
+            .status()
+            .await?;
+        let took = begun.elapsed();
+        ensure!(status.success(), "pg_dump or pg_restore: {status}");
+        sqlx::raw_sql("drop database restored").execute(&mut server).await?;
+        server.close().await?;
+        Ok(took)
+    }
+
     /// What the provisioner's log says of the parts of the last holds: a list for each part.
     pub fn parts_of_holds(&self, n_moves: usize) -> Result<BTreeMap<String, Vec<Duration>>> {
         let log = std::fs::read_to_string(self.stack.data_dir().join("logs/provisioner.log"))?;

@@ -16,7 +16,9 @@ use control_types::{
 };
 use futures_util::future::join_all;
 use provisioner::operations::{
-    delete_site::DeleteSiteParams, move_site::MoveSiteParams, move_site_back::MoveSiteBackParams,
+    delete_site::DeleteSiteParams,
+    move_site::{MoveSiteParams, Pace},
+    move_site_back::MoveSiteBackParams,
     retire_placement::RetirePlacementParams,
 };
 use serde_json::{Value, to_value};
@@ -236,9 +238,13 @@ fn params(kind: OperationKind, before: &Homes) -> Result<Value> {
     let region = other.to_owned();
     let old = || before.following.as_ref().context("no place follows");
     Ok(match kind {
-        OperationKind::MoveSite => {
-            to_value(MoveSiteParams { region, cluster: None, not_before: None, when_quiet: false })?
-        }
+        OperationKind::MoveSite => to_value(MoveSiteParams {
+            region,
+            cluster: None,
+            not_before: None,
+            when_quiet: false,
+            pace: Pace::default(),
+        })?,
         OperationKind::MoveSiteBack => {
             to_value(MoveSiteBackParams { region: old()?.region.clone() })?
         }

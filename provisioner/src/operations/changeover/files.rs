@@ -1,23 +1,19 @@
 //! A site's files at both places. They are named by their content and never changed, so a second copy
 //! is small, and a copy can begin long before the switch.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use time::OffsetDateTime;
 
-use super::{Sides, streams::shown};
+use super::{
+    Sides,
+    far::{self, Far, Seen, shown},
+};
 use crate::{
     engine::{Cx, Flow, Kind, StepError, StepResult},
     site_database::{BlobRow, LATELY},
     site_storage::{CopyProgress, CopySettings},
 };
-
-/// How often the operation's log is told how far a copy is.
-const TELL: Duration = Duration::from_secs(3);
 
 /// Copies what the target does not have.
 pub async fn copy<K: Kind>(cx: &Cx<'_, K>, sides: &Sides) -> StepResult {
@@ -25,15 +21,15 @@ pub async fn copy<K: Kind>(cx: &Cx<'_, K>, sides: &Sides) -> StepResult {
         return Ok(Flow::Done);
     }
     let (from, to) = (sides.source.store(cx.world).await?, sides.target.store(cx.world).await?);
-    let (settings, far) = (CopySettings::default(), Arc::new(Mutex::new(CopyProgress::default())));
+    let (settings, seen) = (sides.pace.files(), Seen::default());
     let prefix = sides.source.prefix();
-    let note = |progress| *far.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    let note = |progress| seen.set(far("copied", progress));
     let copying = from.copy_prefix(&prefix, &to, &settings, &note);
-    let copied = told(cx, "copied", &far, copying).await??;
+    let copied = far::told(cx, &seen, copying).await??;
     if copied.objects == 0 {
         return Ok(Flow::Done);
     }
-    let bytes = shown(i64::try_from(copied.bytes).unwrap_or(i64::MAX));
+    let bytes = shown(copied.bytes);
     Ok(Flow::Noted(format!("{} files with {bytes} were copied", copied.objects)))
 }
 
@@ -47,11 +43,11 @@ pub async fn verify<K: Kind>(
         return Ok(None);
     }
     let to = sides.target.store(cx.world).await?;
-    let (settings, far) = (CopySettings::default(), Arc::new(Mutex::new(CopyProgress::default())));
+    let (settings, seen) = (sides.pace.files(), Seen::default());
     let prefix = sides.target.prefix();
-    let note = |progress| *far.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    let note = |progress| seen.set(far("read again", progress));
     let verifying = to.verify_prefix(&prefix, &settings, &note);
-    let verified = told(cx, "read again", &far, verifying).await??;
+    let verified = far::told(cx, &seen, verifying).await??;
     if verified.wrong.count > 0 {
         return Err(StepError::fail(format!(
             "{} files at the target do not hold what their names say, among them {}",
@@ -129,28 +125,8 @@ pub async fn settle<K: Kind>(
     Ok(())
 }
 
-/// Runs something long, and tells the operation's log how far it is.
-async fn told<K: Kind, T>(
-    cx: &Cx<'_, K>,
-    verb: &str,
-    far: &Mutex<CopyProgress>,
-    work: impl Future<Output = T>,
-) -> Result<T, StepError> {
-    let mut work = std::pin::pin!(work);
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TELL, TELL);
-    loop {
-        tokio::select! {
-            outcome = &mut work => return Ok(outcome),
-            _ = ticks.tick() => {
-                let far = *far.lock().unwrap_or_else(PoisonError::into_inner);
-                let bytes = |bytes| shown(i64::try_from(bytes).unwrap_or(i64::MAX));
-                cx.tell(&format!(
-                    "{} of {} files are {verb}, {} of {}",
-                    far.objects_done, far.objects_total, bytes(far.bytes_done),
-                    bytes(far.bytes_total)
-                ))
-                .await?;
-            }
-        }
-    }
+fn far(verb: &str, progress: CopyProgress) -> Far {
+    let CopyProgress { objects_done, objects_total, bytes_done, bytes_total } = progress;
+    let words = format!("{objects_done} of {objects_total} files are {verb}");
+    Far { words, done: bytes_done, total: bytes_total }
 }

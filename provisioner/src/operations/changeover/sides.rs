@@ -3,6 +3,7 @@
 use control_types::{Generation, SiteId};
 use uuid::Uuid;
 
+use super::Pace;
 use crate::{
     control_db::placements::{self, Placement},
     engine::StepError,
@@ -70,6 +71,8 @@ pub struct Sides {
     pub source: Side,
     /// Where it shall be.
     pub target: Side,
+    /// How fast everything is copied and compared.
+    pub pace: Pace,
 }
 
 impl Sides {

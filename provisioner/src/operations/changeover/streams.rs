@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use super::{Side, Sides};
+use time::OffsetDateTime;
+
+use super::{Noted, Side, Sides, far::Far};
 use crate::{
-    engine::{Flow, StepError, StepResult},
+    engine::{Cx, Flow, Kind, StepError, StepResult},
     site_database::Beginning,
 };
 
 /// How often a copy may break off before the move gives up.
 const MOST_ERRORS: i64 = 20;
-/// How soon to look at the copy again.
+/// How soon to look at the copy again, and how late when it takes long.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_LATE: Duration = Duration::from_secs(10);
 
 /// Lets `follower` follow `leader`.
 async fn follow(leader: &Side, follower: &Side, beginning: Beginning) -> Result<(), StepError> {
@@ -30,8 +33,14 @@ async fn part(leader: &Side, follower: &Side) -> Result<(), StepError> {
 }
 
 /// The target follows the source, and begins with a copy.
-pub async fn start_copy(sides: &Sides) -> StepResult {
-    follow(&sides.source, &sides.target, Beginning::Copy).await?;
+pub async fn start_copy<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
+    let (source, target, rest) = (&sides.source, &sides.target, sides.pace.rest());
+    let tables = source.cluster.large_tables(&source.database).await?;
+    if rest > 0.0 && !tables.is_empty() {
+        target.cluster.pace_copy(&target.database, &tables, rest).await?;
+    }
+    follow(source, target, Beginning::Copy).await?;
+    cx.progress.changeover().copy_began = Some(OffsetDateTime::now_utc());
     Ok(Flow::Done)
 }
 
@@ -42,10 +51,11 @@ pub async fn stop_copy(sides: &Sides) -> StepResult {
 }
 
 /// Waits until all that was there has been copied.
-pub async fn await_copy(sides: &Sides) -> StepResult {
+pub async fn await_copy<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
     let (source, target) = (&sides.source, &sides.target);
     let status = target.cluster.copy_status(&target.database).await?;
     if status.is_complete() {
+        target.cluster.end_pace(&target.database).await?;
         return Ok(Flow::Done);
     }
     if status.errors > MOST_ERRORS {
@@ -55,18 +65,14 @@ pub async fn await_copy(sides: &Sides) -> StepResult {
             target.cluster.cluster()
         )));
     }
-    let bytes = source.cluster.table_bytes(&source.database).await?;
-    let arrived = status.bytes_on_disk.min(bytes);
-    Ok(Flow::Wait {
-        pause: LOOK_AGAIN,
-        reason: format!(
-            "{} of {} tables are there, {} of about {}",
-            status.ready,
-            status.tables,
-            shown(arrived),
-            shown(bytes)
-        ),
-    })
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
+    let total = bytes(source.cluster.table_bytes(&source.database).await?);
+    let words = format!("{} of {} tables are there", status.ready, status.tables);
+    let far = Far { words, done: bytes(status.bytes_on_disk).min(total), total };
+    let took = cx.progress.changeover().copy_began.map(|began| OffsetDateTime::now_utc() - began);
+    let took = took.and_then(|took| Duration::try_from(took).ok()).unwrap_or_default();
+    let pause = (took / 20).clamp(LOOK_AGAIN, LOOK_LATE);
+    Ok(Flow::Wait { pause, reason: far.told(took) })
 }
 
 /// Makes the way back ready: a place in the target's log is kept from now on.
@@ -88,33 +94,4 @@ pub async fn turn_round(sides: &Sides, open_lsn: &str) -> StepResult {
     part(source, target).await?;
     source.cluster.follow_from(&source.database, open_lsn).await?;
     Ok(Flow::Done)
-}
-
-/// Bytes for people.
-pub fn shown(bytes: i64) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
-    let mut value = bytes as f64;
-    let mut unit = "B";
-    for next in ["KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shown;
-
-    #[test]
-    fn bytes_are_readable() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (35 << 20, "35.0 MiB")]
-        {
-            assert_eq!(shown(bytes), text);
-        }
-    }
 }

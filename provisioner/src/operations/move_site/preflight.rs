@@ -11,13 +11,17 @@ use super::{MoveSite, MoveSiteParams};
 use crate::{
     control_db::{clusters, object_stores, placements, sites},
     engine::{Cx, Flow, StepError, StepResult},
-    operations::changeover::{Side, Sides, streams},
+    operations::changeover::{Pace, Side, Sides, far::shown},
     site_database::SiteDatabases,
     world::World,
 };
 
-/// Bytes of a database that arrive in a second, for estimates: what a small server did over a long way.
-const BYTES_PER_SECOND: i64 = 20 * 1024 * 1024;
+/// Room on a disk that a place needs besides the site's own bytes, and the part more of those: for the
+/// log, and for what dies while it is copied.
+const ROOM: u64 = 256 * 1024 * 1024;
+const ROOM_PART: u64 = 2;
+/// Bytes of files that arrive in a second when nothing holds them back.
+const FILES_PER_SECOND: u64 = 60 * 1024 * 1024;
 /// What a table costs whatever its size, and what the steps besides the copy take.
 const PER_TABLE_MS: u64 = 120;
 const BESIDES_MS: u64 = 4_000;
@@ -48,9 +52,12 @@ pub struct Findings {
 pub async fn run(cx: &mut Cx<'_, MoveSite>) -> StepResult {
     let findings = look(cx.world, cx.site, &cx.params).await?;
     if findings.problems.is_empty() {
-        let Estimate { bytes, pause_ms, .. } = findings.estimate;
-        let bytes = streams::shown(i64::try_from(bytes).unwrap_or(i64::MAX));
-        return Ok(Flow::Noted(format!("{bytes} to move, a pause of about {pause_ms} ms")));
+        let Estimate { bytes, copy_ms, pause_ms } = findings.estimate;
+        return Ok(Flow::Noted(format!(
+            "{} to move in about {} s, a pause of about {pause_ms} ms",
+            shown(bytes),
+            copy_ms / 1000
+        )));
     }
     Err(StepError::fail(findings.problems.join("; ")))
 }
@@ -121,7 +128,7 @@ pub async fn look(
     if let Some(target) = &target {
         look_at_target(&source, target, &mut findings).await;
     }
-    estimate(&source, target.as_ref(), same_region, &mut findings).await;
+    estimate(&source, target.as_ref(), same_region, params.pace, &mut findings).await;
     Ok(findings)
 }
 
@@ -222,11 +229,13 @@ async fn estimate(
     source: &Side,
     target: Option<&SiteDatabases>,
     same_region: bool,
+    pace: Pace,
     findings: &mut Findings,
 ) {
-    let rows = source.cluster.table_bytes(&source.database).await.unwrap_or_default();
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
+    let rows = bytes(source.cluster.table_bytes(&source.database).await.unwrap_or_default());
     let (tables, files) = source.cluster.contents(&source.database).await.unwrap_or_default();
-    let bytes = rows + if same_region { 0 } else { files };
+    let files = if same_region { 0 } else { bytes(files) };
     let mut way = Duration::ZERO;
     for cluster in [Some(&source.cluster), target].into_iter().flatten() {
         let begun = Instant::now();
@@ -235,11 +244,31 @@ async fn estimate(
         }
     }
     let way_ms = u64::try_from(way.as_millis()).unwrap_or_default();
+    let files_per_second = pace.files().bytes_per_second.unwrap_or(FILES_PER_SECOND);
     findings.estimate = Estimate {
-        bytes: u64::try_from(bytes).unwrap_or_default(),
-        copy_ms: u64::try_from(bytes * 1000 / BYTES_PER_SECOND).unwrap_or_default()
-            + u64::try_from(tables).unwrap_or_default() * PER_TABLE_MS
+        bytes: rows + files,
+        // Everything is read once more to be compared.
+        copy_ms: 2 * (rows * 1000 / pace.rows_per_second() + files * 1000 / files_per_second)
+            + bytes(tables) * PER_TABLE_MS
             + BESIDES_MS,
         pause_ms: SWITCH_MS + 2 * way_ms,
     };
+    if let Some(target) = target {
+        look_at_disk(target, rows, findings).await;
+    }
+}
+
+async fn look_at_disk(target: &SiteDatabases, rows: u64, findings: &mut Findings) {
+    let needed = rows + rows / ROOM_PART + ROOM;
+    match target.free_disk().await {
+        Ok(Some(free)) if free < needed => findings.problem(format!(
+            "cluster {} has {} of its disk left, the site takes {} there: make room, or name another \
+             cluster (`--to-cluster`)",
+            target.cluster(),
+            shown(free),
+            shown(needed)
+        )),
+        Ok(_) => {}
+        Err(error) => findings.problem(error.to_string()),
+    }
 }
