@@ -15,12 +15,13 @@ mod certificates;
 mod crash;
 mod custom_domains;
 mod demo_sites;
+mod disturbed_moves;
 mod enums;
 mod hold;
+mod inside_a_region;
 mod instances;
 mod isolation;
 mod killed;
-mod killed_moves;
 mod moves;
 mod other_region;
 mod places_down;
@@ -29,6 +30,7 @@ mod refusals;
 mod secrets;
 mod site_life;
 mod up_and_down;
+mod uploads_meanwhile;
 
 /// A story on the platform that all of them share.
 type Shared = fn(Arc<Stack>) -> Pin<Box<dyn Future<Output = Result<()>>>>;
@@ -72,6 +74,7 @@ const SHARED: &[(&str, Shared)] = shared![
     other_region::opens_at_every_address,
     hold::nobody_sees_a_held_site,
     hold::who_writes_to_a_fenced_site_waits,
+    uploads_meanwhile::survive_a_move_or_are_sent_again,
     secrets::no_secret_is_anywhere_to_be_read,
     browser_flow::a_learner_with_a_browser,
     enums::sql_and_rust_agree,
@@ -87,7 +90,8 @@ const OWN: &[(&str, Own)] = own![
     killed::the_provisioner_is_killed_during_creates,
     moves::a_site_moves_while_people_use_it,
     moves::a_broken_file_stops_the_move,
-    killed_moves::somebody_is_killed_at_the_switch,
+    inside_a_region::a_site_changes_its_cluster_inside_its_region,
+    disturbed_moves::whatever_happens_in_the_middle,
     places_down::the_part_that_is_down_is_named,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];

@@ -22,8 +22,8 @@ use uuid::Uuid;
 
 use crate::site_life::{delete, request};
 
-const SLUG: &str = "nusantara";
-const FROM: &str = "id-jakarta";
+pub const SLUG: &str = "nusantara";
+pub const FROM: &str = "id-jakarta";
 const TO: &str = "sg-singapore";
 
 pub async fn a_site_moves_while_people_use_it() -> Result<()> {
@@ -70,12 +70,12 @@ async fn a_region_is_drained(stack: &Stack) -> Result<()> {
 }
 
 /// The demo's platform, with a site that has courses and files.
-async fn started() -> Result<Stack> {
+pub async fn started() -> Result<Stack> {
     let start = Start { demo: true, ..Start::default() };
     tokio::task::spawn_blocking(move || Stack::start(start)).await?
 }
 
-fn site(stack: &Stack) -> Result<ReadySite> {
+pub fn site(stack: &Stack) -> Result<ReadySite> {
     stack.ready.sites.iter().find(|site| site.slug == SLUG).cloned().context("the demo's site")
 }
 
@@ -95,14 +95,14 @@ fn refused_before_the_customer_agreed(stack: &Stack) -> Result<()> {
 }
 
 /// Somebody who is signed in, at one region's address.
-struct Person {
+pub struct Person {
     visitor: Visitor,
     origin: String,
 }
 
 /// Everybody the demo has, some at the old region's address and some at the new one's. They sign in once:
 /// their sessions go along.
-async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
+pub async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
     let host = site.url.strip_prefix("https://").context("a URL")?;
     let host = host.split(':').next().context("a host")?;
     let mut people = Vec::new();
@@ -121,7 +121,7 @@ async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
 
 /// Writes and reads back until told to stop. What was acknowledged is there at the next look, wherever
 /// the site is by then.
-async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> Result<()> {
+pub async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> Result<()> {
     let Person { visitor, origin } = person;
     let mut number = 0_u64;
     while !stop.load(Ordering::SeqCst) {
@@ -139,13 +139,13 @@ async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> 
 }
 
 /// A file of the site that anybody may see, and what is in it.
-struct Seen {
-    url: String,
+pub struct Seen {
+    pub url: String,
     sha256: [u8; 32],
 }
 
 /// Covers of courses: they lie in the object store.
-async fn files_of(stack: &Stack, site: &ReadySite) -> Result<Vec<Seen>> {
+pub async fn files_of(stack: &Stack, site: &ReadySite) -> Result<Vec<Seen>> {
     let visitor = stack.visitor()?;
     let catalogue = visitor.read(&format!("{}/courses", site.url)).await?;
     let mut seen: Vec<Seen> = Vec::new();
@@ -165,7 +165,7 @@ async fn files_of(stack: &Stack, site: &ReadySite) -> Result<Vec<Seen>> {
     Ok(seen)
 }
 
-async fn download(stack: &Stack, file: &Seen, stop: &AtomicBool) -> Result<()> {
+pub async fn download(stack: &Stack, file: &Seen, stop: &AtomicBool) -> Result<()> {
     let visitor = stack.visitor()?;
     while !stop.load(Ordering::SeqCst) {
         let answer = visitor.open(&file.url).await?;
@@ -205,7 +205,7 @@ async fn there_and_back(stack: &Stack, acknowledged: &AtomicU64) -> Result<()> {
     Ok(())
 }
 
-async fn run(stack: &Stack, command: Vec<String>) -> Result<String> {
+pub async fn run(stack: &Stack, command: Vec<String>) -> Result<String> {
     let (api, token) = (stack.ready.api.url.clone(), stack.ready.api.token_file.clone());
     let output = tokio::task::spawn_blocking(move || {
         let arguments: Vec<&str> = command.iter().map(String::as_str).collect();

@@ -1,11 +1,18 @@
-//! A site goes to another region and back, again and again, and each time somebody is killed in the
-//! moment of the switch: the provisioner, the server that is left, the server that is reached. A minute
-//! later the site is at one place, answers, and has every write that was acknowledged.
+//! A site goes to another region and back, again and again, and each time something happens in the
+//! middle of it: a process is killed or stands still, a way between two is cut. A minute after it is
+//! over the site is at one place, answers, and has every write that was acknowledged.
+//!
+//! A few of all that can happen in each run of the tests. All of it, at every step, by hand: with
+//! `DISTURB=/` (or parts of names, as `DISTURB=switch/Killed,Open`), and `DISTURB_SHARE=1/3` for the
+//! second third of it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use control_types::{OperationId, state::OperationState};
+use control_types::{
+    OperationId,
+    state::{OperationKind, OperationState},
+};
 use provisioner::{
     control_db::{
         ControlDb,
@@ -13,8 +20,10 @@ use provisioner::{
     },
     secrets::Keys,
 };
-use provisioner_api::sites::{ChangeMove, MoveSite};
-use rustix::process::{Pid, Signal, kill_process};
+use provisioner_api::{
+    operations::Operation,
+    sites::{ChangeMove, MoveSite},
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::{Stack, Visitor, stack::Start};
 use tokio_util::sync::CancellationToken;
@@ -25,68 +34,64 @@ use crate::{
     site_life::request,
 };
 
+mod disturbance;
+mod ways;
+
+use disturbance::{Disturbance, Moment, Places};
+use ways::Ways;
+
 const SLUG: &str = "survivor";
 const REGIONS: [&str; 2] = ["id-jakarta", "sg-singapore"];
 /// How long all may take to be well again.
 const HEALING: Duration = Duration::from_secs(60);
-/// How long a move may take to come to its switch.
+/// How long a move may take to come to a moment.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// When it is set, everything happens at every step whose names have one of these parts.
+const EACH: &str = "DISTURB";
+/// Which part of it, as `0/2`.
+const SHARE: &str = "DISTURB_SHARE";
 
-/// When.
-#[derive(Clone, Copy, Debug)]
-enum Moment {
-    /// The step has begun.
-    Begun,
-    /// The source is not written any more.
-    Fenced,
-    /// The target is the site.
-    Open,
-}
-
-/// Who is killed.
-#[derive(Clone, Copy, Debug)]
-enum Victim {
-    Provisioner,
-    Source,
-    Target,
-}
-
-/// The first one goes, those after it come back by turns.
-const KILLS: [(Victim, Moment); 7] = [
-    (Victim::Provisioner, Moment::Fenced),
-    (Victim::Provisioner, Moment::Begun),
-    (Victim::Source, Moment::Begun),
-    (Victim::Target, Moment::Fenced),
-    (Victim::Provisioner, Moment::Open),
-    (Victim::Source, Moment::Fenced),
-    (Victim::Target, Moment::Open),
-];
-
-pub async fn somebody_is_killed_at_the_switch() -> Result<()> {
+pub async fn whatever_happens_in_the_middle() -> Result<()> {
     let stack = tokio::task::spawn_blocking(|| Stack::start(Start::default())).await??;
     let secrets = stack.data_dir().join("secrets");
     let ring = |region: &str| secrets.join(format!("region-{region}.keys.json"));
     let files = REGIONS.iter().map(|region| ((*region).to_owned(), ring(region))).collect();
     let keys = Keys::load(&files).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     let control = ControlDb::new(&stack.control_database_url()?)?.pool;
-    let story = Story { servers: Servers::of(&stack)?, ground: Ground { control, keys }, stack };
+    let (servers, ground) = (Servers::of(&stack)?, Ground { control, keys });
+    let ways = Ways::put(&stack).await?;
+    let story = Story { servers, ground, ways, stack };
     let origin = story.create().await?;
     let site = story.stack.api()?.site(SLUG).await?;
     let mut nomad = Nomad::new(site.id, SLUG.parse()?);
     let mut homes = story.look(&mut nomad).await?;
-    for (victim, moment) in KILLS {
-        let leg = story.leg(&mut nomad, &homes, &origin, victim, moment).await;
-        homes = leg.with_context(|| format!("{victim:?} killed when {moment:?}"))?;
+    for disturbance in chosen()? {
+        let name = disturbance.name();
+        homes = story.prepare(&mut nomad, homes, disturbance.kind).await?;
+        let leg = story.leg(&mut nomad, &homes, &origin, &disturbance).await;
+        homes = leg.with_context(|| name)?;
     }
     let stack = story.stack;
     tokio::task::spawn_blocking(|| stack.stop()).await??;
     Ok(())
 }
 
+fn chosen() -> Result<Vec<Disturbance>> {
+    let set = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let Some(parts) = set(EACH) else { return Ok(Disturbance::some()) };
+    let is_asked = |name: &str| parts.split(',').any(|part| name.contains(part));
+    let asked = Disturbance::all().into_iter().filter(|disturbance| is_asked(&disturbance.name()));
+    let share = set(SHARE).unwrap_or_else(|| "0/1".to_owned());
+    let (mine, of) = share.split_once('/').context("not as 0/2")?;
+    let (mine, of): (usize, usize) = (mine.parse()?, of.parse()?);
+    Ok(asked.enumerate().filter(|(n, _)| n % of == mine).map(|(_, asked)| asked).collect())
+}
+
 struct Story {
     stack: Stack,
     servers: Servers,
     ground: Ground,
+    ways: Ways,
 }
 
 impl Story {
@@ -95,27 +100,48 @@ impl Story {
         let mut site = request(SLUG);
         site.allowed_regions = Some(REGIONS.map(str::to_owned).to_vec());
         let accepted = api.create_site(&site, &Uuid::new_v4().to_string()).await?;
-        let operation = api.wait_for(accepted.operation.id).await?;
-        ensure!(operation.state == OperationState::Succeeded, "{:?}", operation.last_error);
+        self.done(&accepted.operation).await?;
         self.stack.url(SLUG, REGIONS[0])
+    }
+
+    async fn done(&self, operation: &Operation) -> Result<()> {
+        let ended = self.stack.api()?.wait_for(operation.id).await?;
+        ensure!(ended.state == OperationState::Succeeded, "{}: {:?}", ended.kind, ended.last_error);
+        Ok(())
     }
 
     async fn look(&self, nomad: &mut Nomad) -> Result<Homes> {
         Ok(look_at_databases(&self.ground, &self.servers, nomad).await?.0)
     }
 
-    /// One move, with a kill. Where the site is then.
+    /// Brings the site to where an operation of the kind can begin.
+    async fn prepare(&self, nomad: &mut Nomad, homes: Homes, kind: OperationKind) -> Result<Homes> {
+        let (api, key) = (self.stack.api()?, Uuid::new_v4().to_string());
+        let accepted = match (kind, homes.following.is_some()) {
+            (OperationKind::MoveSite, true) => {
+                api.settle_site(SLUG, &ChangeMove::default(), &key).await?
+            }
+            (OperationKind::MoveSiteBack, false) => {
+                let wanted = MoveSite { region: Some(other(&homes)?), ..MoveSite::default() };
+                api.move_site(SLUG, &wanted, &key).await?
+            }
+            _ => return Ok(homes),
+        };
+        self.done(&accepted.operation).await?;
+        self.look(nomad).await
+    }
+
+    /// One operation, and what happens in it. Where the site is then.
     async fn leg(
         &self,
         nomad: &mut Nomad,
         before: &Homes,
         origin: &str,
-        victim: Victim,
-        moment: Moment,
+        disturbance: &Disturbance,
     ) -> Result<Homes> {
         let stop = CancellationToken::new();
         let moving = async {
-            let moved = self.kill(before, victim, moment).await;
+            let moved = self.disturb(before, disturbance).await;
             stop.cancel();
             moved
         };
@@ -135,75 +161,78 @@ impl Story {
             "{state}, and moved: {has_moved}"
         );
         println!(
-            "{victim:?} killed when {moment:?}: {state} after {healed:?}, {} rows of {} and {visits} visits",
+            "{}: {state} after {healed:?}, {} rows of {} and {visits} visits",
+            disturbance.name(),
             nomad.acknowledged.len(),
             nomad.acknowledged.len() + nomad.unsure.len(),
         );
         Ok(after)
     }
 
-    /// Moves the site and kills somebody meanwhile. How the operation ended, and how long after the
-    /// kill.
-    async fn kill(
+    /// Moves the site and lets it happen meanwhile. How the operation ended, and how long after it was
+    /// over.
+    async fn disturb(
         &self,
         before: &Homes,
-        victim: Victim,
-        moment: Moment,
+        disturbance: &Disturbance,
     ) -> Result<(OperationState, Duration)> {
         let api = self.stack.api()?;
         let source = before.current.as_ref().context("the site is nowhere")?;
         let key = Uuid::new_v4().to_string();
-        let accepted = if before.following.is_some() {
+        let accepted = if disturbance.kind == OperationKind::MoveSiteBack {
             api.move_site_back(SLUG, &ChangeMove::default(), &key).await?
         } else {
-            let wanted = MoveSite { region: Some(REGIONS[1].to_owned()), ..MoveSite::default() };
+            let wanted = MoveSite { region: Some(other(before)?), ..MoveSite::default() };
             api.move_site(SLUG, &wanted, &key).await?
         };
         let id = accepted.operation.id;
-        let target = self.await_moment(id, moment, before).await?;
-        let component = match victim {
-            Victim::Provisioner => "provisioner".to_owned(),
-            Victim::Source => format!("postgres-{}", source.region),
-            Victim::Target => format!("postgres-{}", target.region),
-        };
-        let process = Pid::from_raw(self.stack.process(&component)?).context("no process")?;
-        kill_process(process, Signal::KILL)?;
-        let killed = Instant::now();
+        let target = self.await_moment(id, &disturbance.when, before).await?;
+        let places = Places { source, target: &target };
+        disturbance.what.happen(&self.stack, &self.ways, &places).await?;
+        let over = Instant::now();
         loop {
             // It may be away itself.
             match api.operation(id).await {
                 Ok(operation) if operation.state.is_final() => {
-                    return Ok((operation.state, killed.elapsed()));
+                    return Ok((operation.state, over.elapsed()));
                 }
-                Ok(operation) if killed.elapsed() > HEALING => {
+                Ok(operation) if over.elapsed() > HEALING => {
                     bail!("is not well again: {operation:#?}")
                 }
-                Err(error) if killed.elapsed() > HEALING => bail!("is not back: {error}"),
+                Err(error) if over.elapsed() > HEALING => bail!("is not back: {error}"),
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }
 
-    /// Waits until the operation has come to the moment. Its target.
+    /// Waits until the operation has come to the moment. Its target: before one is chosen, where it
+    /// will be.
     async fn await_moment(
         &self,
         id: OperationId,
-        moment: Moment,
+        moment: &Moment,
         before: &Homes,
     ) -> Result<Placement> {
         let mut control = self.ground.control.acquire().await?;
+        let step = match moment {
+            Moment::Begun(step) => step,
+            Moment::Fenced | Moment::Open => "switch",
+        };
         let begun = format!(
             "select exists (select from operation_event where operation_id = '{id}'
-                 and step = 'switch' and event = 'started')"
+                 and step = '{step}' and event = 'started')"
         );
-        until(&mut control, &begun).await.context("no switch")?;
+        until(&mut control, &begun).await.with_context(|| format!("no {step}"))?;
+        let source = before.current.as_ref().context("the site is nowhere")?;
         let target = match &before.following {
             Some(following) => following.clone(),
-            None => placements::get(&mut control, id.0).await?.context("no target")?,
+            None => placements::get(&mut control, id.0).await?.map_or_else(
+                || anyhow::Ok(Placement { region: other(before)?, id: id.0, ..source.clone() }),
+                Ok,
+            )?,
         };
-        let source = before.current.as_ref().context("the site is nowhere")?;
         let (place, state) = match moment {
-            Moment::Begun => return Ok(target),
+            Moment::Begun(_) => return Ok(target),
             Moment::Fenced => (source, "'fenced', 'retired'"),
             Moment::Open => (&target, "'primary'"),
         };
@@ -251,6 +280,13 @@ async fn once(visitor: &Visitor, origin: &str, number: u32) -> Result<bool> {
     let Ok(page) = visitor.read(&format!("{origin}/courses")).await else { return Ok(false) };
     ensure!(page.contains(&format!("lang=\"{language}\"")), "an older page: {page}");
     Ok(true)
+}
+
+/// The region where the site is not.
+fn other(homes: &Homes) -> Result<String> {
+    let here = &homes.current.as_ref().context("the site is nowhere")?.region;
+    let other = REGIONS.into_iter().find(|region| region != here);
+    Ok(other.context("no other region")?.to_owned())
 }
 
 /// Waits until a query says that it is so: what goes on in a database tells nobody, and here a moment
