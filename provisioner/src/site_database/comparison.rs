@@ -81,10 +81,15 @@ struct TableSum {
 }
 
 impl TableSum {
-    fn add(&mut self, rows: i64, xor: i64, sum: i128) {
-        self.rows += rows;
-        self.xor ^= xor;
-        self.sum = self.sum.wrapping_add(sum);
+    /// Adds what a server says of a piece.
+    fn add(&mut self, piece: &str) -> Result<(), sqlx::Error> {
+        let wrong = || sqlx::Error::Decode(format!("sums of a piece: '{piece}'").into());
+        let numbers: Vec<i128> = piece.split(' ').filter_map(|part| part.parse().ok()).collect();
+        let [rows, xor, sum] = numbers.as_slice() else { return Err(wrong()) };
+        self.rows += i64::try_from(*rows).map_err(|_| wrong())?;
+        self.xor ^= i64::try_from(*xor).map_err(|_| wrong())?;
+        self.sum = self.sum.wrapping_add(*sum);
+        Ok(())
     }
 }
 

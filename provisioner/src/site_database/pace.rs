@@ -11,8 +11,9 @@ use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
 const SCHEMA: &str = "ta3lem_pace";
 /// Bytes of a table that is copied so quickly that nobody notices.
 const SMALL: i64 = 4 * 1024 * 1024;
-/// The part of the rows after which there is a rest: some milliseconds of work.
-const RESTS_PER_ROW: f64 = 0.005;
+/// The part of the rows after which there is a rest: about a millisecond of work, so that nobody waits
+/// long for a processor.
+const RESTS_PER_ROW: f64 = 0.025;
 /// Longest rest, in seconds: time without work was no work.
 const LONGEST_REST: f64 = 0.1;
 

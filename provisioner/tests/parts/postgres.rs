@@ -33,7 +33,10 @@ impl Server {
             chown(server.path(), Some(uid), Some(gid)).expect("chown");
         }
         let data = server.data();
-        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]);
+        server.run(
+            "initdb",
+            &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+        );
         let configuration = format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nlog_statement = 'all'\n\
              log_min_duration_statement = 0\nmax_wal_size = '1GB'\n{settings}\n",

@@ -78,7 +78,7 @@ impl Platform {
             slug: slug.to_owned(),
             name: format!("{slug} Academy"),
             region: HOME.to_owned(),
-            plan: "professional".to_owned(),
+            plan: "enterprise".to_owned(),
             allowed_regions: Some(vec![HOME.to_owned(), AWAY.to_owned()]),
             default_language: Some("en".to_owned()),
             domain: None,

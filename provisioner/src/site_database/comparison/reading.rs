@@ -1,22 +1,24 @@
 //! All rows of a snapshot, as sums. A table is read piece by piece, so that it is known how far the
 //! reading is, and so that it can leave time to others.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tokio::time::{Instant, sleep};
 
 use super::{OWN, TableSum};
 
-/// Pages of a piece: some milliseconds of work.
+/// Pages of a piece: after each it is told how far the reading is.
 const PIECE: i64 = 512;
+/// Pages that are read without a rest: about a millisecond, so that nobody waits long for a processor.
+const BURST: i64 = 16;
 /// Bytes of a page.
 const PAGE: i64 = 8192;
+/// Where the server leaves the sums of a piece.
+const SETTING: &str = "ta3lem.read";
 
 /// How a database is read.
 pub struct Reading<'a> {
-    /// After a piece it rests for so many times as long as the piece took: with 1 it uses half of a
-    /// processor.
+    /// Who worked rests for so many times as long: with 1 it uses half of a processor.
     pub rest: f64,
     /// Is told the bytes of each piece, and those of all tables before the first.
     pub progress: &'a (dyn Fn(Read) + Send + Sync),
@@ -68,34 +70,55 @@ impl Reading<'_> {
         let mut from = 0;
         while from < pages {
             let to = pages.min(from + PIECE);
-            // Two independent sums: rows that swap their places change neither, and nothing else
-            // leaves both as they are.
-            let sql = format!(
-                "select count(*),
-                        coalesce(bit_xor(hashtextextended(t::text, 0)), 0)::bigint,
-                        coalesce(sum(hashtextextended(t::text, 1)::numeric), 0)::text
-                 from {table} t where ctid >= '({from},0)' and ctid < '({to},0)'"
-            );
-            let begun = Instant::now();
-            let row = sqlx::query(AssertSqlSafe(sql))
-                .persistent(false)
-                .fetch_one(&mut *connection)
-                .await?;
-            let text: String = row.get(2);
-            let part = text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-            sum.add(row.get(0), row.get(1), part);
+            let sql = self.piece(table, from, to);
+            let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection).await?;
+            let row = rows.iter().rfind(|row| !row.is_empty()).ok_or(sqlx::Error::RowNotFound)?;
+            sum.add(&row.try_get::<String, _>(0)?)?;
             (self.progress)(Read::Piece(u64::try_from((to - from) * PAGE).unwrap_or_default()));
-            self.leave_time(begun.elapsed()).await;
             from = to;
         }
         Ok(sum)
     }
 
-    async fn leave_time(&self, took: Duration) {
-        if let Ok(rest) = Duration::try_from_secs_f64(took.as_secs_f64() * self.rest)
-            && !rest.is_zero()
-        {
-            sleep(rest).await;
-        }
+    /// One round trip: the server rests by itself between the bursts.
+    fn piece(&self, table: &str, from: i64, to: i64) -> String {
+        // Two independent sums: rows that swap their places change neither, and nothing else leaves
+        // both as they are.
+        let sums = format!(
+            "select count(*) as n, coalesce(bit_xor(hashtextextended(t::text, 0)), 0) as x,
+                    coalesce(sum(hashtextextended(t::text, 1)::numeric), 0) as s
+             from {table} t where ctid >= "
+        );
+        let sums = sums.replace('\'', "''");
+        format!(
+            "do $read$
+             declare
+                 page bigint := {from};
+                 n bigint := 0;
+                 x bigint := 0;
+                 s numeric := 0;
+                 part record;
+                 began timestamptz;
+             begin
+                 while page < {to} loop
+                     began := clock_timestamp();
+                     execute '{sums}' || format('%L::tid and ctid < %L::tid',
+                             format('(%s,0)', page),
+                             format('(%s,0)', least(page + {BURST}, {to})))
+                         into part;
+                     n := n + part.n;
+                     x := x # part.x;
+                     s := s + part.s;
+                     page := page + {BURST};
+                     if {rest} > 0 then
+                         perform pg_sleep(
+                             extract(epoch from clock_timestamp() - began) * {rest});
+                     end if;
+                 end loop;
+                 perform set_config('{SETTING}', n || ' ' || x || ' ' || s, true);
+             end $read$;
+             select current_setting('{SETTING}')",
+            rest = self.rest,
+        )
     }
 }
