@@ -12,8 +12,9 @@
 //!                └──────────────────────────┘      what cannot go forward is stuck
 //! ```
 //!
-//! A step that is silent for too long is tried again as well (`signs.rs`). Retries are endless, with capped back-off; only a step that says that it cannot be done ends
-//! an operation (or a kind's patience, before its pivot).
+//! Retries are endless, with capped back-off; only a step that says that it cannot be done ends an
+//! operation (or a kind's patience, before its pivot). A step that is silent for too long is tried
+//! again as well (`signs.rs`).
 
 pub mod claim;
 pub mod decide;

@@ -10,6 +10,7 @@
 //!                                                    the machine can
 //! cargo bench -p tests --bench moves -- size         whether a big site is held for longer, and how
 //!                                                    long dump and restore would take
+//! cargo bench -p tests --bench moves -- size 10      with 10 GB instead of 1
 //! cargo bench -p tests --bench moves -- neighbour    what a copy does to another site's requests
 //! ```
 
@@ -29,15 +30,16 @@ use moves::{
     ledger,
     platform::{Moved, Platform},
 };
+use provisioner::operations::move_site::Pace;
 use tests::way::Way;
 
 /// Between the two regions, there and back.
 const ROUND_TRIP: Duration = Duration::from_millis(80);
 /// Moves there and back unless another number is said.
-const ROUNDS: usize = 10;
+const ROUNDS: u64 = 10;
 /// Every so many rounds the site goes with a copy of everything; in the others it returns to where it
 /// was, there as well as back, which is the same switch without the time of the copy.
-const COPIES: usize = 10;
+const COPIES: u64 = 10;
 /// Writers and readers, each with a pause of 25 ms between two requests.
 const FEW: (usize, usize) = (4, 2);
 const MANY: (usize, usize) = (8, 56);
@@ -47,12 +49,12 @@ const BIG: u64 = 1_000_000_000;
 /// Moves of each of them.
 const OF_EACH_SIZE: usize = 5;
 /// Copies next to a neighbour.
-const NEIGHBOURS_COPIES: usize = 3;
+const NEIGHBOURS_COPIES: u64 = 3;
 /// Without a copy, before each of them.
 const CALM: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
-    let (mut rounds, mut long, mut kind, mut people) = (ROUNDS, false, "rounds", FEW);
+    let (mut number, mut long, mut kind, mut people) = (None, false, "rounds", FEW);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     for argument in &arguments {
         match argument.as_str() {
@@ -62,7 +64,7 @@ fn main() -> Result<()> {
             "load" => people = MANY,
             "size" => kind = "size",
             "neighbour" => kind = "neighbour",
-            number => rounds = number.parse().with_context(|| format!("'{number}' is nothing"))?,
+            text => number = Some(text.parse().with_context(|| format!("'{text}' is nothing"))?),
         }
     }
     let runtime = tokio::runtime::Runtime::new()?;
@@ -80,9 +82,9 @@ fn main() -> Result<()> {
             );
         }
         match kind {
-            "size" => sizes(&platform).await,
-            "neighbour" => neighbour(&platform).await,
-            _ => there_and_back(&platform, rounds, people).await,
+            "size" => sizes(&platform, BIG * number.unwrap_or(1)).await,
+            "neighbour" => neighbour(&platform, number.unwrap_or(NEIGHBOURS_COPIES)).await,
+            _ => there_and_back(&platform, number.unwrap_or(ROUNDS), people).await,
         }
     })
 }
@@ -102,7 +104,7 @@ impl Drop for Told {
 /// Moves there and back under load.
 async fn there_and_back(
     platform: &Platform,
-    rounds: usize,
+    rounds: u64,
     (writers, readers): (usize, usize),
 ) -> Result<()> {
     const SLUG: &str = "mover";
@@ -120,7 +122,7 @@ async fn there_and_back(
         for there in [true, false] {
             let from = Instant::now();
             let moved = match there && copies {
-                true => platform.go(SLUG).await,
+                true => platform.go(SLUG, Pace::Gentle).await,
                 false => platform.return_(SLUG).await,
             };
             match moved {
@@ -173,13 +175,13 @@ fn tell(platform: &Platform, moves: &[Moved]) -> Result<()> {
 }
 
 /// Whether a big site is held for longer than a small one.
-async fn sizes(platform: &Platform) -> Result<()> {
+async fn sizes(platform: &Platform, big: u64) -> Result<()> {
     let mut middles = Vec::new();
-    for (slug, bytes) in [("small", SMALL), ("big", BIG)] {
+    for (slug, bytes) in [("small", SMALL), ("big", big)] {
         platform.create(slug, 2).await?;
         platform.fill(slug, bytes).await?;
         let load = ledger::begin(platform, slug, 2, 2).await?;
-        let mut moves = vec![platform.go(slug).await?];
+        let mut moves = vec![platform.go(slug, Pace::Fast).await?];
         for _ in 1..OF_EACH_SIZE {
             moves.push(platform.return_(slug).await?);
         }
@@ -198,14 +200,14 @@ async fn sizes(platform: &Platform) -> Result<()> {
 }
 
 /// What a copy does to the requests of another site of both clusters.
-async fn neighbour(platform: &Platform) -> Result<()> {
+async fn neighbour(platform: &Platform, copies_of_all: u64) -> Result<()> {
     const SLUG: &str = "neighbour";
     platform.create(SLUG, 2).await?;
     platform.create("big", 0).await?;
     platform.fill("big", BIG).await?;
     let load = ledger::begin(platform, SLUG, 2, 2).await?;
     let (mut calm, mut copies, mut comparisons) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..NEIGHBOURS_COPIES {
+    for round in 0..copies_of_all {
         if round > 0 {
             platform.settle("big").await?;
         }
@@ -214,7 +216,7 @@ async fn neighbour(platform: &Platform) -> Result<()> {
         let from = Instant::now();
         tokio::time::sleep(CALM).await;
         calm.push((from, Instant::now()));
-        let moved = platform.go("big").await?;
+        let moved = platform.go("big", Pace::Gentle).await?;
         copies.extend(moved.copy);
         comparisons.extend(moved.comparison);
     }

@@ -12,6 +12,7 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde_json::json;
+use sqlx::Connection as _;
 use tests::{Stack, Visitor, visitor::hidden_fields};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -59,7 +60,25 @@ pub async fn survive_a_move_or_are_sent_again(stack: &Stack) -> Result<()> {
         let n = page.matches(&format!("<h2>{title}</h2>")).count();
         ensure!(n == 1, "'{title}' is there {n} times:\n{page}");
     }
+    started_once(stack).await?;
     delete(stack, SLUG).await
+}
+
+/// The process at the new place is the one that was started before the switch: another one would close
+/// connections on which requests come.
+async fn started_once(stack: &Stack) -> Result<()> {
+    let mut control = sqlx::PgConnection::connect(&stack.control_database_url()?).await?;
+    let starts: Vec<i32> = sqlx::query_scalar(
+        "select starts from instance join placement on placement.id = instance.placement_id
+         join site on site.id = instance.site_id
+         where slug = $1 and placement.state = 'current'",
+    )
+    .bind(SLUG)
+    .fetch_all(&mut control)
+    .await?;
+    control.close().await?;
+    ensure!(starts == [1], "the process at the new place was started {starts:?} times");
+    Ok(())
 }
 
 async fn begun(moved: &watch::Sender<bool>) -> Result<()> {
@@ -89,8 +108,10 @@ impl Teacher {
             password: Some(PASSWORD.to_owned()),
         };
         let regions = Some([FROM, TO].map(str::to_owned).to_vec());
-        let site =
-            CreateSite { allowed_regions: regions, accounts: vec![account], ..request(SLUG) };
+        // A plan whose sites are kept awake.
+        let plan = "enterprise".to_owned();
+        let accounts = vec![account];
+        let site = CreateSite { allowed_regions: regions, plan, accounts, ..request(SLUG) };
         let api = stack.api()?;
         let accepted = api.create_site(&site, &Uuid::new_v4().to_string()).await?;
         let ended = api.wait_for(accepted.operation.id).await?;

@@ -56,6 +56,8 @@ pub struct InstanceRow {
     pub prefix: String,
     /// The placement's secrets, sealed with the region's key.
     pub sealed_secrets: Vec<u8>,
+    /// The placement was left and follows: nobody asks it but for where the site went.
+    pub follows: bool,
     /// Processes that are kept without a request.
     pub min_instances: i32,
     /// Seconds without a connection after which a process ends.
@@ -123,9 +125,8 @@ pub async fn load_all(pool: &PgPool) -> Result<Vec<InstanceRow>, sqlx::Error> {
             object_store.bucket,
             placement.prefix,
             placement.sealed_secrets,
-            -- What only follows is never asked, but for where the site went.
-            case placement.state when 'following' then 0 else plan.min_instances end
-                as "min_instances!",
+            placement.state = 'following' as "follows!",
+            plan.min_instances,
             plan.idle_exit_secs,
             plan.max_database_connections
         from instance

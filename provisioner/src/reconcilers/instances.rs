@@ -188,7 +188,9 @@ impl Instances {
     fn spec(&self, row: &InstanceRow) -> anyhow::Result<InstanceSpec> {
         let secrets: PlacementSecrets =
             self.keys.open(&row.region, row.placement_id, &row.sealed_secrets)?;
-        let keep_warm = row.min_instances > 0;
+        // What a process is told goes by the plan alone: a place that becomes the site, or is left,
+        // must not get another process for that.
+        let stays = row.min_instances > 0;
         let config = InstanceConfig {
             site_id: row.site_id,
             slug: row.slug.parse().context("the site's slug")?,
@@ -209,7 +211,7 @@ impl Instances {
                 access_key: secrets.access_key,
                 secret_key: secrets.secret_key,
             },
-            idle_exit_secs: if keep_warm {
+            idle_exit_secs: if stays {
                 0
             } else {
                 row.idle_exit_secs.try_into().context("the plan's idle_exit_secs")?
@@ -219,7 +221,7 @@ impl Instances {
                 .try_into()
                 .context("the plan's max_database_connections")?,
         };
-        Ok(InstanceSpec { config, keep_warm })
+        Ok(InstanceSpec { config, keep_warm: stays && !row.follows })
     }
 
     /// Writes what differs from what is written.

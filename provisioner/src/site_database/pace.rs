@@ -11,9 +11,9 @@ use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
 const SCHEMA: &str = "ta3lem_pace";
 /// Bytes of a table that is copied so quickly that nobody notices.
 const SMALL: i64 = 4 * 1024 * 1024;
-/// The part of the rows after which there is a rest: about a millisecond of work, so that nobody waits
-/// long for a processor.
-const RESTS_PER_ROW: f64 = 0.025;
+/// The part of the rows after which there is a rest: a quarter of a millisecond of work, so that nobody
+/// waits long for a processor. A server sleeps for a millisecond at least.
+const RESTS_PER_ROW: f64 = 0.1;
 /// Longest rest, in seconds: time without work was no work.
 const LONGEST_REST: f64 = 0.1;
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use control_types::state::OperationState;
+use provisioner::operations::move_site::Pace;
 use provisioner_api::{
     Operation,
     client::Client,
@@ -106,11 +107,12 @@ impl Platform {
     }
 
     /// Moves a site to the other region with a copy of everything.
-    pub async fn go(&self, slug: &str) -> Result<Moved> {
+    pub async fn go(&self, slug: &str, pace: Pace) -> Result<Moved> {
         let site = self.api.site(slug).await?;
         let here = site.placement.context("the site is nowhere")?.region;
         let region = if here == HOME { AWAY } else { HOME };
-        let wanted = MoveSite { region: Some(region.to_owned()), ..MoveSite::default() };
+        let fast = pace == Pace::Fast;
+        let wanted = MoveSite { region: Some(region.to_owned()), fast, ..MoveSite::default() };
         let accepted = self.api.move_site(slug, &wanted, &Uuid::new_v4().to_string()).await?;
         self.moved(&accepted.operation).await
     }

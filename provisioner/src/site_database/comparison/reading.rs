@@ -9,8 +9,9 @@ use super::{OWN, TableSum};
 
 /// Pages of a piece: after each it is told how far the reading is.
 const PIECE: i64 = 512;
-/// Pages that are read without a rest: about a millisecond, so that nobody waits long for a processor.
-const BURST: i64 = 16;
+/// Pages that are read without a rest: a third of a millisecond, so that nobody waits long for a
+/// processor. A server sleeps for a millisecond at least.
+const BURST: i64 = 4;
 /// Bytes of a page.
 const PAGE: i64 = 8192;
 /// Where the server leaves the sums of a piece.
@@ -104,12 +105,12 @@ impl Reading<'_> {
                      began := clock_timestamp();
                      execute '{sums}' || format('%L::tid and ctid < %L::tid',
                              format('(%s,0)', page),
-                             format('(%s,0)', least(page + {BURST}, {to})))
+                             format('(%s,0)', least(page + {burst}, {to})))
                          into part;
                      n := n + part.n;
                      x := x # part.x;
                      s := s + part.s;
-                     page := page + {BURST};
+                     page := page + {burst};
                      if {rest} > 0 then
                          perform pg_sleep(
                              extract(epoch from clock_timestamp() - began) * {rest});
@@ -119,6 +120,7 @@ impl Reading<'_> {
              end $read$;
              select current_setting('{SETTING}')",
             rest = self.rest,
+            burst = if self.rest > 0.0 { BURST } else { PIECE },
         )
     }
 }
