@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use control_types::{InstanceId, Upstream, state::InstanceObserved};
@@ -44,6 +44,9 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 /// Longest path of the runtime's directory in bytes: a unix socket's path has at most 107, and
 /// `/<instance id>.sock` is added.
 const MAX_DIRECTORY_BYTES: usize = 107 - 42;
+/// How long the directory's lock is tried for, and how soon again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 /// Requests to one instance that wait for its task; more wait for these.
 const COMMANDS: usize = 4;
 
@@ -298,14 +301,21 @@ fn allow_many_descriptors() {
     }
 }
 
+/// A predecessor that was killed may have left a child between its fork and its program's start: it has
+/// the lock for that moment too.
 fn lock(directory: &Path) -> Result<File, RuntimeError> {
     let path = directory.join("lock");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(|source| io_error("open", &path, source))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let what = "another provisioner uses it";
-        RuntimeError::Directory { path: directory.to_owned(), what }
-    })?;
+    let until = Instant::now() + LOCK_PATIENCE;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > until {
+            let what = "another provisioner uses it";
+            return Err(RuntimeError::Directory { path: directory.to_owned(), what });
+        }
+        // At the start, when nothing else is done.
+        std::thread::sleep(LOCK_AGAIN);
+    }
     Ok(file)
 }
 
