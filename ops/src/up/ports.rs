@@ -13,6 +13,9 @@ use crate::data_dir::{DataDir, write_private};
 /// How many ports after the wanted one are tried for the routers of further regions.
 const TRIES: u16 = 200;
 
+/// Below those that systems give to connections (Linux from 32768, macOS from 49152).
+const PRIVATE: std::ops::Range<u16> = 15_000..32_000;
+
 /// A router's public ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouterPorts {
@@ -87,12 +90,13 @@ pub fn remembered(data: &DataDir, component: &str) -> anyhow::Result<SocketAddr>
     if let Some(port) = ports.get(component).copied().filter(|port| is_free(*port)) {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .context("no free port on 127.0.0.1")?;
-    ports.insert(component.to_owned(), address.port());
+    // The component listens a moment later: of the ports that the system gives by itself, one would be
+    // somebody's connection by then now and then.
+    let mut candidates = (0..TRIES).map(|_| rand::random_range(PRIVATE));
+    let port = candidates.find(|port| is_free(*port)).context("no free port on 127.0.0.1")?;
+    ports.insert(component.to_owned(), port);
     write_private(&file, &serde_json::to_vec_pretty(&ports)?)?;
-    Ok(address)
+    Ok((Ipv4Addr::LOCALHOST, port).into())
 }
 
 #[cfg(test)]
