@@ -392,3 +392,12 @@ async fn a_copy_leaves_time_to_others_and_leaves_nothing_behind() {
     assert_eq!(fetch::<i64>(&mut admin, left).await, 0);
     close(admin).await;
 }
+
+#[tokio::test]
+async fn a_cluster_says_what_is_free_on_its_disk() {
+    let place = Place::new("jakarta-1").await;
+    let said = place.cluster.free_disk().await.expect("answers").expect("its superuser may know");
+    let disk = rustix::fs::statvfs(place.server.path()).expect("a disk");
+    let free = disk.f_bavail * disk.f_frsize;
+    assert!(said.abs_diff(free) < free / 10, "says {said} bytes, {free} are free");
+}

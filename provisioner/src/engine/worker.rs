@@ -12,7 +12,7 @@ use crate::{
         Claim, Cx, Faults, Kind, NoFaults,
         claim::{self, Claimed},
         decide::Journal,
-        signs::{SILENCE, Signs},
+        signs::Signs,
     },
     operations::{
         create_site::CreateSite, delete_site::DeleteSite, move_site::MoveSite,
@@ -35,8 +35,6 @@ pub struct EngineOptions {
     pub parallel: usize,
     /// How often to look for work that nobody told of.
     pub poll: Duration,
-    /// How long a step may be silent until it is tried again.
-    pub silence: Duration,
     /// Where tests make operations fail.
     pub faults: Arc<dyn Faults>,
 }
@@ -48,7 +46,6 @@ impl Default for EngineOptions {
             lease: Duration::from_secs(10),
             parallel: 8,
             poll: Duration::from_secs(1),
-            silence: SILENCE,
             faults: Arc::new(NoFaults),
         }
     }

@@ -31,7 +31,7 @@ use crate::{
         dry_run,
         move_site::{
             MoveSite as Move, MoveSiteParams, Pace,
-            preflight::{self, Findings},
+            preflight::{self, Estimate, Findings},
         },
         move_site_back::{MoveSiteBack, MoveSiteBackParams},
         retire_placement::{RetirePlacement, RetirePlacementParams},
@@ -54,8 +54,7 @@ pub async fn begin(
     let params = params_of(&api, &site, &request).await?;
     let findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
     if request.dry_run {
-        let plan = plan::<Move>(&api, &params).await?;
-        return Ok(Json(with_findings(plan, findings)).into_response());
+        return Ok(Json(planned(&params, findings)).into_response());
     }
     if !findings.problems.is_empty() {
         let detail = findings.problems.join("; ");
@@ -169,13 +168,16 @@ async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<DryRun, Refusal>
     Ok(dry_run::<K>(params, took))
 }
 
-fn with_findings(mut plan: DryRun, findings: Findings) -> DryRun {
-    plan.problems = findings.problems;
-    plan.bytes = Some(findings.estimate.bytes);
-    plan.pause_ms = Some(findings.estimate.pause_ms);
-    // How much it is counts for more than how long others took.
-    plan.estimated_ms = Some(findings.estimate.copy_ms);
-    plan
+/// What a move would do: how much there is counts for more than how long others took.
+fn planned(params: &MoveSiteParams, findings: Findings) -> DryRun {
+    let Findings { problems, estimate } = findings;
+    let Estimate { bytes, copy_ms, pause_ms } = estimate;
+    DryRun {
+        problems,
+        bytes: Some(bytes),
+        pause_ms: Some(pause_ms),
+        ..dry_run::<Move>(params, Some(copy_ms))
+    }
 }
 
 /// Who asked for what.

@@ -1,6 +1,6 @@
 //! One thing: a step forward, a step back, or the end.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use control_types::state::{OperationState, StepEvent};
 use metrics::{counter, histogram};
@@ -14,6 +14,7 @@ use crate::engine::{
     ClaimError, Cx, Fault, Flow, Kind, Point, StepError, StepResult,
     decide::{Journal, Next, decide},
     kind::step_name,
+    signs::{SILENCE, Signs},
 };
 
 /// First pause after a failed attempt; doubles up to [`RETRY_MAX`].
@@ -73,12 +74,16 @@ impl Engine {
         let mut outcome = match faults.at(cx.operation, K::KIND, &name, Point::BeforeForward) {
             Fault::Fail => Err(StepError::fail("a test made this step fail")),
             Fault::Crash => return Err(Vanished),
-            Fault::None | Fault::Again => self.effect(cx, step).await,
+            Fault::None | Fault::Again => {
+                heeded(cx.signs.clone(), Box::pin(K::forward(step, cx))).await
+            }
         };
         if matches!(outcome, Ok(Flow::Done | Flow::Noted(_))) {
             match faults.at(cx.operation, K::KIND, &name, Point::AfterForward) {
                 Fault::Crash => return Err(Vanished),
-                Fault::Again => outcome = self.effect(cx, step).await,
+                Fault::Again => {
+                    outcome = heeded(cx.signs.clone(), Box::pin(K::forward(step, cx))).await
+                }
                 Fault::Fail => outcome = Err(StepError::fail("a test made this step fail")),
                 Fault::None => {}
             }
@@ -102,16 +107,6 @@ impl Engine {
             (outcome, _, _) => outcome,
         };
         Ok(self.note_forward(cx, journal, &name, outcome, past_pivot).await)
-    }
-
-    async fn effect<K: Kind>(&self, cx: &mut Cx<'_, K>, step: K::Step) -> StepResult {
-        let (signs, silence) = (cx.signs.clone(), self.options.silence);
-        signs.heed(silence, K::forward(step, cx)).await.unwrap_or_else(|| Err(silent(silence)))
-    }
-
-    async fn undo_effect<K: Kind>(&self, cx: &mut Cx<'_, K>, step: K::Step) -> StepResult {
-        let (signs, silence) = (cx.signs.clone(), self.options.silence);
-        signs.heed(silence, K::undo(step, cx)).await.unwrap_or_else(|| Err(silent(silence)))
     }
 
     async fn note_forward<K: Kind>(
@@ -178,12 +173,16 @@ impl Engine {
         let mut outcome = match faults.at(cx.operation, K::KIND, &name, Point::BeforeUndo) {
             Fault::Crash => return Err(Vanished),
             Fault::Fail => Err(StepError::Retry(anyhow::anyhow!("a test made this undo fail"))),
-            Fault::None | Fault::Again => self.undo_effect(cx, step).await,
+            Fault::None | Fault::Again => {
+                heeded(cx.signs.clone(), Box::pin(K::undo(step, cx))).await
+            }
         };
         if matches!(outcome, Ok(Flow::Done)) {
             match faults.at(cx.operation, K::KIND, &name, Point::AfterUndo) {
                 Fault::Crash => return Err(Vanished),
-                Fault::Again | Fault::Fail => outcome = self.undo_effect(cx, step).await,
+                Fault::Again | Fault::Fail => {
+                    outcome = heeded(cx.signs.clone(), Box::pin(K::undo(step, cx))).await
+                }
                 Fault::None => {}
             }
         }
@@ -217,11 +216,15 @@ impl Engine {
     }
 }
 
-fn silent(silence: Duration) -> StepError {
-    let secs = silence.as_secs();
-    StepError::Retry(anyhow::anyhow!(
-        "nothing was heard for {secs} s: an answer may have been lost"
-    ))
+/// What the step says, unless it is silent for too long. Boxed, since the futures of long steps are so
+/// large that a few of them inside each other fill a thread's stack.
+async fn heeded(signs: Signs, step: Pin<Box<impl Future<Output = StepResult>>>) -> StepResult {
+    signs.heed(SILENCE, step).await.unwrap_or_else(|| {
+        let secs = SILENCE.as_secs();
+        Err(StepError::Retry(anyhow::anyhow!(
+            "nothing was heard for {secs} s: an answer may have been lost"
+        )))
+    })
 }
 
 fn back_off(attempts: u32) -> Duration {

@@ -38,11 +38,6 @@ impl Far {
         let left = Duration::from_secs(total.saturating_sub(*done) / per_second);
         format!("{far}, {}/s, about {} left", shown(per_second), roughly(left))
     }
-
-    /// When it is told again, after so long.
-    pub fn pause(took: Duration) -> Duration {
-        (took / 20).clamp(TELL, TELL_LATE)
-    }
 }
 
 /// Where work says how far it is.
@@ -72,7 +67,7 @@ pub async fn told<K: Kind, T>(
     loop {
         tokio::select! {
             outcome = &mut work => return Ok(outcome),
-            () = sleep(Far::pause(begun.elapsed())) => {
+            () = sleep((begun.elapsed() / 20).clamp(TELL, TELL_LATE)) => {
                 let far = seen.get();
                 if far != last {
                     cx.tell(&far.told(begun.elapsed())).await?;

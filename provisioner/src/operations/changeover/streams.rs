@@ -35,8 +35,8 @@ async fn part(leader: &Side, follower: &Side) -> Result<(), StepError> {
 /// The target follows the source, and begins with a copy.
 pub async fn start_copy<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Sides) -> StepResult {
     let (source, target, rest) = (&sides.source, &sides.target, sides.pace.rest());
-    let tables = source.cluster.large_tables(&source.database).await?;
-    if rest > 0.0 && !tables.is_empty() {
+    if rest > 0.0 {
+        let tables = source.cluster.large_tables(&source.database).await?;
         target.cluster.pace_copy(&target.database, &tables, rest).await?;
     }
     follow(source, target, Beginning::Copy).await?;

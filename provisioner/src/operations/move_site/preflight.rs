@@ -128,7 +128,10 @@ pub async fn look(
     if let Some(target) = &target {
         look_at_target(&source, target, &mut findings).await;
     }
-    estimate(&source, target.as_ref(), same_region, params.pace, &mut findings).await;
+    let rows = estimate(&source, target.as_ref(), same_region, params.pace, &mut findings).await;
+    if let Some(target) = &target {
+        look_at_disk(target, rows, &mut findings).await;
+    }
     Ok(findings)
 }
 
@@ -225,13 +228,14 @@ async fn look_at_replication(cluster: &SiteDatabases, findings: &mut Findings) {
     }
 }
 
+/// What the move will take; the bytes of the rows.
 async fn estimate(
     source: &Side,
     target: Option<&SiteDatabases>,
     same_region: bool,
     pace: Pace,
     findings: &mut Findings,
-) {
+) -> u64 {
     let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
     let rows = bytes(source.cluster.table_bytes(&source.database).await.unwrap_or_default());
     let (tables, files) = source.cluster.contents(&source.database).await.unwrap_or_default();
@@ -253,22 +257,39 @@ async fn estimate(
             + BESIDES_MS,
         pause_ms: SWITCH_MS + 2 * way_ms,
     };
-    if let Some(target) = target {
-        look_at_disk(target, rows, findings).await;
-    }
+    rows
 }
 
 async fn look_at_disk(target: &SiteDatabases, rows: u64, findings: &mut Findings) {
-    let needed = rows + rows / ROOM_PART + ROOM;
     match target.free_disk().await {
-        Ok(Some(free)) if free < needed => findings.problem(format!(
-            "cluster {} has {} of its disk left, the site takes {} there: make room, or name another \
-             cluster (`--to-cluster`)",
-            target.cluster(),
+        Ok(Some(free)) => findings.problems.extend(short_of_disk(target.cluster(), free, rows)),
+        Ok(None) => {}
+        Err(error) => findings.problem(error.to_string()),
+    }
+}
+
+/// What there is to say when so many bytes are free for so many bytes of rows.
+fn short_of_disk(cluster: &str, free: u64, rows: u64) -> Option<String> {
+    let needed = rows + rows / ROOM_PART + ROOM;
+    (free < needed).then(|| {
+        format!(
+            "cluster {cluster} has {} of its disk left, the site takes {} there: make room, or name \
+             another cluster (`--to-cluster`)",
             shown(free),
             shown(needed)
-        )),
-        Ok(_) => {}
-        Err(error) => findings.problem(error.to_string()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short_of_disk;
+
+    #[test]
+    fn a_disk_that_is_too_small_is_named() {
+        let free = 1 << 30;
+        assert_eq!(short_of_disk("singapore-1", free, 512 << 20), None);
+        let problem = short_of_disk("singapore-1", free, 513 << 20).expect("too small");
+        assert!(problem.contains("cluster singapore-1 has 1.0 GiB"), "{problem}");
     }
 }
