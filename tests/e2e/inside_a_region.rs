@@ -1,19 +1,14 @@
 //! A site goes to another cluster of its own region and comes back, while people use it. Its files stay
 //! where they are.
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::{try_join, try_join_all};
 use provisioner_api::places::PutCluster;
 use serde_json::Value;
-use tests::Stack;
+use tests::{Stack, places};
 
-use crate::moves::{FROM, SLUG, download, files_of, people, run, site, started, write};
+use crate::moves::{FROM, SLUG, files_of, run, site, started, while_people_use_it};
 
 #[path = "../../provisioner/tests/parts/postgres.rs"]
 #[allow(
@@ -26,29 +21,13 @@ mod postgres;
 use postgres::Server;
 
 const CLUSTER: &str = "jakarta-2";
-/// How long the provisioner may take to make a cluster ready.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn a_site_changes_its_cluster_inside_its_region() -> Result<()> {
     let stack = started().await?;
     let server = another_cluster(&stack).await?;
     let site = site(&stack)?;
-    let people = people(&stack, &site).await?;
-    let files = files_of(&stack, &site).await?;
-    ensure!(files.len() >= 2, "only {} files to look at", files.len());
-    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
-    let writers = try_join_all(people.iter().map(|person| write(person, &stop, &acknowledged)));
-    let readers = try_join_all(files.iter().map(|file| download(&stack, file, &stop)));
-    let operator = async {
-        let moved = there_and_back(&stack).await;
-        stop.store(true, Ordering::SeqCst);
-        moved
-    };
-    try_join(try_join(writers, readers), operator).await?;
-    for file in &files {
-        let answer = stack.visitor()?.open(&file.url).await?;
-        ensure!(answer.status().is_success(), "{}: {}", file.url, answer.status());
-    }
+    while_people_use_it(&stack, &site, async |_| there_and_back(&stack).await).await?;
+    ensure!(files_of(&stack, &site).await?.len() >= 2, "files are gone");
     stack.stop()?;
     drop(server);
     Ok(())
@@ -98,14 +77,6 @@ async fn another_cluster(stack: &Stack) -> Result<Server> {
         replication_port: None,
     };
     api.put_cluster(CLUSTER, &put).await?;
-    let begun = Instant::now();
-    loop {
-        let clusters = api.clusters().await?;
-        let added = clusters.iter().find(|cluster| cluster.name == CLUSTER);
-        if added.is_some_and(|cluster| cluster.template_version.is_some()) {
-            return Ok(server);
-        }
-        ensure!(begun.elapsed() < PATIENCE, "{added:?}\n{}", server.log());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    places::ready(&api).await?;
+    Ok(server)
 }

@@ -30,23 +30,36 @@ pub async fn a_site_moves_while_people_use_it() -> Result<()> {
     let stack = started().await?;
     let site = site(&stack)?;
     refused_before_the_customer_agreed(&stack)?;
-    let people = people(&stack, &site).await?;
-    let files = files_of(&stack, &site).await?;
-    ensure!(files.len() >= 2, "only {} files to look at", files.len());
-
-    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
-    let writers = try_join_all(people.iter().map(|person| write(person, &stop, &acknowledged)));
-    let readers = try_join_all(files.iter().map(|file| download(&stack, file, &stop)));
-    let operator = async {
-        let moved = there_and_back(&stack, &acknowledged).await;
-        stop.store(true, Ordering::SeqCst);
-        moved
-    };
-    try_join(try_join(writers, readers), operator).await?;
+    while_people_use_it(&stack, &site, async |acknowledged| {
+        there_and_back(&stack, acknowledged).await
+    })
+    .await?;
     proven(&stack, 3)?;
     nothing_is_left(&stack, &site).await?;
     a_region_is_drained(&stack).await?;
     stack.stop()?;
+    Ok(())
+}
+
+/// The site's people write and download until the operator is done, who is told how many writes were
+/// acknowledged.
+pub async fn while_people_use_it(
+    stack: &Stack,
+    site: &ReadySite,
+    operate: impl AsyncFnOnce(&AtomicU64) -> Result<()>,
+) -> Result<()> {
+    let people = people(stack, site).await?;
+    let files = files_of(stack, site).await?;
+    ensure!(files.len() >= 2, "only {} files to look at", files.len());
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+    let writers = try_join_all(people.iter().map(|person| write(person, &stop, &acknowledged)));
+    let readers = try_join_all(files.iter().map(|file| download(stack, file, &stop)));
+    let operator = async {
+        let done = operate(&acknowledged).await;
+        stop.store(true, Ordering::SeqCst);
+        done
+    };
+    try_join(try_join(writers, readers), operator).await?;
     Ok(())
 }
 
@@ -95,14 +108,14 @@ fn refused_before_the_customer_agreed(stack: &Stack) -> Result<()> {
 }
 
 /// Somebody who is signed in, at one region's address.
-pub struct Person {
+struct Person {
     visitor: Visitor,
     origin: String,
 }
 
 /// Everybody the demo has, some at the old region's address and some at the new one's. They sign in once:
 /// their sessions go along.
-pub async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
+async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
     let host = site.url.strip_prefix("https://").context("a URL")?;
     let host = host.split(':').next().context("a host")?;
     let mut people = Vec::new();
@@ -121,7 +134,7 @@ pub async fn people(stack: &Stack, site: &ReadySite) -> Result<Vec<Person>> {
 
 /// Writes and reads back until told to stop. What was acknowledged is there at the next look, wherever
 /// the site is by then.
-pub async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> Result<()> {
+async fn write(person: &Person, stop: &AtomicBool, acknowledged: &AtomicU64) -> Result<()> {
     let Person { visitor, origin } = person;
     let mut number = 0_u64;
     while !stop.load(Ordering::SeqCst) {
@@ -165,7 +178,7 @@ pub async fn files_of(stack: &Stack, site: &ReadySite) -> Result<Vec<Seen>> {
     Ok(seen)
 }
 
-pub async fn download(stack: &Stack, file: &Seen, stop: &AtomicBool) -> Result<()> {
+async fn download(stack: &Stack, file: &Seen, stop: &AtomicBool) -> Result<()> {
     let visitor = stack.visitor()?;
     while !stop.load(Ordering::SeqCst) {
         let answer = visitor.open(&file.url).await?;

@@ -5,10 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use control_types::{OperationId, state::OperationState};
-use provisioner_api::places::PutObjectStore;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use tests::{Stack, stack::Start};
+use tests::{Stack, places, stack::Start};
 use uuid::Uuid;
 
 use crate::site_life::{create, request};
@@ -40,27 +38,12 @@ async fn cluster(stack: &Stack) -> Result<()> {
 
 async fn object_store(stack: &Stack) -> Result<()> {
     let api = stack.api()?;
-    let identity = stack.data_dir().join("object-stores").join(REGION).join("identity.json");
-    let identity: Value = serde_json::from_str(&std::fs::read_to_string(identity)?)?;
-    let text = |name: &str| identity[name].as_str().map(str::to_owned).context("no such field");
-    let put = |port: u64| {
-        let endpoint = format!("http://127.0.0.1:{port}");
-        anyhow::Ok(PutObjectStore {
-            region: REGION.to_owned(),
-            key_admin_url: format!("{endpoint}/_keys"),
-            endpoint,
-            bucket: text("bucket")?,
-            access_key: text("admin_access_key")?,
-            secret_key: text("admin_secret_key")?,
-            key_admin_token: text("key_admin_token")?,
-            accepts_sites: true,
-        })
-    };
+    let address = places::object_store_address(stack, REGION)?;
+    let put = |address| places::object_store(stack, REGION, address);
     // Nobody listens at this port.
-    api.put_object_store("singapore-files", &put(1)?).await?;
+    api.put_object_store("singapore-files", &put(([127, 0, 0, 1], 1).into())?).await?;
     let asked = ask(stack, "down-store", "object store singapore-files").await?;
-    let port = identity["port"].as_u64().context("no port")?;
-    api.put_object_store("singapore-files", &put(port)?).await?;
+    api.put_object_store("singapore-files", &put(address)?).await?;
     finished(stack, "down-store", asked).await
 }
 

@@ -13,7 +13,7 @@ use reqwest::{
 };
 use serde_json::json;
 use sqlx::Connection as _;
-use tests::{Stack, Visitor, visitor::hidden_fields};
+use tests::{Stack, Visitor, studio};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -118,21 +118,13 @@ impl Teacher {
         ensure!(ended.state == OperationState::Succeeded, "{:?}", ended.last_error);
         let (origin, visitor) = (stack.url(SLUG, FROM)?, stack.visitor()?);
         visitor.sign_in(&origin, EMAIL, PASSWORD).await?;
-        let page = visitor.read(&format!("{origin}/studio")).await?;
-        let hidden = hidden_fields(&page, "/studio/import")?;
-        let (_, token) = hidden.into_iter().next().context("no token")?;
         let bundle = json!({
             "subject": { "slug": "files", "title": "Files" }, "title": "Files", "slug": "files",
             "language": "en", "modules": [{ "title": "One", "contents": [{ "title": "Lesson" }] }],
         });
-        let form = Form::new().text("csrf", token.clone()).text("course", bundle.to_string());
-        let post = visitor.http().post(format!("{origin}/studio/import"));
-        let answer = post.header("origin", &origin).multipart(form).send().await?;
-        let status = answer.status();
-        ensure!(status.is_redirection(), "importing: {status}\n{}", answer.text().await?);
-        let page = visitor.read(&format!("{origin}/studio/courses/files")).await?;
-        let lesson = page.split_once("action=\"/studio/lessons/").context("no lesson")?.1;
-        let lesson = lesson.split_once("/items\"").context("no form")?.0.to_owned();
+        let token = studio::import(&visitor, &origin, &bundle).await?;
+        let lessons = studio::lessons(&visitor, &origin, "files").await?;
+        let lesson = lessons.into_iter().next().context("no lesson")?;
         Ok(Self { visitor, origin, lesson, token })
     }
 

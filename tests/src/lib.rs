@@ -5,7 +5,9 @@ pub mod binaries;
 pub mod browser;
 pub mod dns_server;
 pub mod pebble;
+pub mod places;
 pub mod stack;
+pub mod studio;
 pub mod visitor;
 pub mod way;
 

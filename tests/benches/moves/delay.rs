@@ -5,31 +5,22 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use provisioner_api::places::PutCluster;
 use sqlx::postgres::PgConnectOptions;
-use tests::{Stack, way::Way};
+use tests::{Stack, places, way::Way};
 
 /// Puts the way in front of every cluster.
 pub async fn lengthen(stack: &Stack, round_trip: Duration) -> Result<Vec<Way>> {
     let api = stack.api()?;
     let mut ways = Vec::new();
     for cluster in api.clusters().await? {
-        let admin_url = stack.admin_url(&cluster.region, "postgres")?;
-        let options: PgConnectOptions = admin_url.parse()?;
+        let mut put = places::cluster(stack, &cluster)?;
+        let options: PgConnectOptions = put.admin_url.parse()?;
         let server = options.get_socket().context("the cluster has no unix socket")?;
         let port = options.get_port();
         let at = stack.data_dir().with_file_name(format!("way-{}", cluster.region));
         ways.push(Way::to_postgres(server, port, &at, round_trip / 2)?);
-        let put = PutCluster {
-            region: cluster.region.clone(),
-            admin_url,
-            app_host: cluster.app_host,
-            app_port: cluster.app_port,
-            max_databases: cluster.max_databases,
-            accepts_sites: cluster.accepts_sites,
-            replication_host: Some(at.to_string_lossy().into_owned()),
-            replication_port: Some(port),
-        };
+        put.replication_host = Some(at.to_string_lossy().into_owned());
+        put.replication_port = Some(port);
         api.put_cluster(&cluster.name, &put).await?;
     }
     Ok(ways)

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use reqwest::multipart::{Form, Part};
 use serde_json::json;
-use tests::{Visitor, visitor::hidden_fields};
+use tests::{Visitor, studio};
 use tokio::task::JoinHandle;
 
 use super::platform::{AWAY, HOME, PASSWORD, Platform, instructor};
@@ -179,9 +179,6 @@ impl Writer {
         let origin = platform.stack.url(slug, region)?;
         let visitor = platform.stack.visitor()?;
         visitor.sign_in(&origin, &instructor(slug, number), PASSWORD).await?;
-        let page = visitor.read(&format!("{origin}/studio")).await?;
-        let hidden = hidden_fields(&page, "/studio/import")?;
-        let (_, token) = hidden.into_iter().next().context("no token")?;
         let course = format!("ledger-{number}");
         let contents: Vec<_> =
             (0..LESSONS).map(|lesson| json!({ "title": format!("Lesson {lesson}") })).collect();
@@ -193,16 +190,9 @@ impl Writer {
             "status": "published",
             "modules": [{ "title": "Entries", "contents": contents }],
         });
-        let form = Form::new().text("csrf", token.clone()).text("course", bundle.to_string());
-        let post = visitor.http().post(format!("{origin}/studio/import"));
-        let answer = post.header("origin", &origin).multipart(form).send().await?;
-        let status = answer.status();
-        ensure!(status.is_redirection(), "importing: {status}\n{}", answer.text().await?);
-        let page = visitor.read(&format!("{origin}/studio/courses/{course}")).await?;
-        let actions = page.split("action=\"/studio/lessons/").skip(1);
-        let lessons: Vec<_> =
-            actions.filter_map(|rest| Some(rest.split_once("/items\"")?.0.to_owned())).collect();
-        ensure!(lessons.len() == LESSONS, "{} lessons in:\n{page}", lessons.len());
+        let token = studio::import(&visitor, &origin, &bundle).await?;
+        let lessons = studio::lessons(&visitor, &origin, &course).await?;
+        ensure!(lessons.len() == LESSONS, "{} lessons", lessons.len());
         let (acknowledged, unknown) = (Vec::new(), Vec::new());
         Ok(Self { visitor, origin, course, token, lessons, acknowledged, unknown })
     }

@@ -185,17 +185,14 @@ impl What {
                     let _ = kill_process(*process, Signal::CONT);
                 }
             }
-            Self::Cut(which) => {
+            Self::Cut(which) | Self::Torn(which) => {
                 let way = which.way(ways, places)?;
                 way.cut();
                 tokio::time::sleep(INTERRUPTION).await;
-                way.heal();
-            }
-            Self::Torn(which) => {
-                let way = which.way(ways, places)?;
-                way.cut();
-                tokio::time::sleep(INTERRUPTION).await;
-                way.heal_torn();
+                match self {
+                    Self::Torn(_) => way.heal_torn(),
+                    _ => way.heal(),
+                }
             }
         }
         Ok(())

@@ -2,17 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use provisioner_api::places::{PutCluster, PutObjectStore};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
-use tests::{Stack, way::Way};
+use tests::{Stack, places, way::Way};
 
 /// How long the provisioner may take to come up on another way.
 const START: Duration = Duration::from_secs(30);
@@ -46,48 +44,29 @@ impl Ways {
         let api = stack.api()?;
         for cluster in api.clusters().await? {
             let region = cluster.region.clone();
-            let admin_url = stack.admin_url(&region, "postgres")?;
-            let server = sockets(&admin_url)?;
+            let mut put = places::cluster(stack, &cluster)?;
+            let server = sockets(&put.admin_url)?;
             let mut open = |between: Between| -> Result<PathBuf> {
                 let at = beside.join(format!("{between:?}-{region}").to_lowercase());
                 let way = Way::to_postgres(&server, cluster.app_port, &at, Duration::ZERO)?;
                 regional.insert((between, region.clone()), way);
                 Ok(at)
             };
-            let put = PutCluster {
-                region: region.clone(),
-                admin_url: elsewhere(&admin_url, &server, &open(Between::Operations)?)?,
-                app_host: open(Between::Instances)?.to_string_lossy().into_owned(),
-                app_port: cluster.app_port,
-                max_databases: cluster.max_databases,
-                accepts_sites: cluster.accepts_sites,
-                replication_host: Some(open(Between::Streams)?.to_string_lossy().into_owned()),
-                replication_port: Some(cluster.app_port),
-            };
+            put.admin_url = elsewhere(&put.admin_url, &server, &open(Between::Operations)?)?;
+            put.app_host = open(Between::Instances)?.to_string_lossy().into_owned();
+            put.replication_host = Some(open(Between::Streams)?.to_string_lossy().into_owned());
+            put.replication_port = Some(cluster.app_port);
             api.put_cluster(&cluster.name, &put).await?;
         }
         for store in api.object_stores().await? {
-            let identity = stack.data_dir().join("object-stores").join(&store.region);
-            let identity = std::fs::read_to_string(identity.join("identity.json"))?;
-            let identity: Value = serde_json::from_str(&identity)?;
-            let text = |name: &str| identity[name].as_str().map(str::to_owned).context("no field");
-            let port = u16::try_from(identity["port"].as_u64().context("no port")?)?;
-            let (way, at) = Way::to_tcp(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-            regional.insert((Between::Files, store.region.clone()), way);
-            let put = PutObjectStore {
-                region: store.region,
-                endpoint: format!("http://{at}"),
-                key_admin_url: format!("http://{at}/_keys"),
-                bucket: text("bucket")?,
-                access_key: text("admin_access_key")?,
-                secret_key: text("admin_secret_key")?,
-                key_admin_token: text("key_admin_token")?,
-                accepts_sites: true,
-            };
+            let server = places::object_store_address(stack, &store.region)?;
+            let (way, at) = Way::to_tcp(server).await?;
+            let put = places::object_store(stack, &store.region, at)?;
+            regional.insert((Between::Files, store.region), way);
             api.put_object_store(&store.name, &put).await?;
         }
         let control = to_control_database(stack, &beside.join("control")).await?;
-        places_are_ready(stack).await?;
+        places::ready(&stack.api()?).await?;
         Ok(Self { regional, control })
     }
 
@@ -117,22 +96,6 @@ async fn to_control_database(stack: &Stack, at: &Path) -> Result<Way> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(way)
-}
-
-/// Waits until the provisioner has reached everything by its new way.
-async fn places_are_ready(stack: &Stack) -> Result<()> {
-    let begun = Instant::now();
-    let api = stack.api()?;
-    loop {
-        let (clusters, stores) = (api.clusters().await?, api.object_stores().await?);
-        let ready = clusters.iter().all(|cluster| cluster.template_version.is_some())
-            && stores.iter().all(|store| store.last_seen_at.is_some());
-        if ready {
-            return Ok(());
-        }
-        ensure!(begun.elapsed() < START, "not reached: {clusters:?} {stores:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Where the socket of a URL lies.
