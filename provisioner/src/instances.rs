@@ -29,7 +29,8 @@ pub mod local;
 /// the data, not the runtime.
 pub trait InstanceRuntime: Send + Sync {
     /// Makes the instance be as the spec says: from nothing, or from another spec. A running
-    /// process of another spec is replaced, and finishes the requests that it has.
+    /// process of another spec is replaced, and answers what comes on the connections that it has
+    /// until their other ends close them, except when it is of another generation.
     fn ensure<'a>(&'a self, spec: &'a InstanceSpec) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     /// Takes the instance away; returns when its process has ended. The process has

@@ -207,6 +207,49 @@ async fn a_changed_instance_is_replaced_and_finishes_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_replaced_instance_answers_on_the_connections_that_it_has() {
+    let mut rig = Rig::new();
+    let mut spec = rig.spec("serve");
+    rig.runtime().ensure(&spec).await.expect("ensures");
+    let old = rig.ask(&spec).await;
+    let [kept, kept_longer, left] =
+        [rig.connect(&spec).await, rig.connect(&spec).await, rig.connect(&spec).await];
+    // All three are accepted before another process is there to do it.
+    rig.ask(&spec).await;
+    spec.config.database.password = "another".to_owned();
+    rig.runtime().ensure(&spec).await.expect("ensures");
+    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    assert_eq!(rig::exchange(kept, "hello").await.pid, old.pid);
+    // A provisioner that takes over tells it the same.
+    rig.lose_runtime().await;
+    rig.open();
+    rig.runtime().ensure(&spec).await.expect("ensures");
+    assert_eq!(rig::exchange(kept_longer, "hello").await.pid, old.pid);
+    assert_ne!(rig.ask(&spec).await.pid, old.pid);
+    assert!(!is_gone(old.pid), "a connection is open");
+    drop(left);
+    rig::until(|| is_gone(old.pid)).await;
+    rig.runtime().stop_all().await;
+}
+
+#[tokio::test]
+async fn who_is_removed_waits_for_no_idle_connection() {
+    let rig = Rig::new();
+    let mut spec = rig.spec("serve");
+    rig.runtime().ensure(&spec).await.expect("ensures");
+    let old = rig.ask(&spec).await;
+    let _kept = rig.connect(&spec).await;
+    rig.ask(&spec).await;
+    spec.config.database.password = "another".to_owned();
+    rig.runtime().ensure(&spec).await.expect("ensures");
+    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    assert!(!is_gone(old.pid), "a connection is open");
+    rig.runtime().remove(spec.config.instance_id).await.expect("removes");
+    assert!(is_gone(old.pid));
+    assert_eq!(rig.left(), ["lock"]);
+}
+
+#[tokio::test]
 async fn what_changed_while_no_provisioner_was_there_is_replaced() {
     let mut rig = Rig::new();
     let mut spec = rig.spec("serve");

@@ -60,14 +60,22 @@ pub async fn run(config: InstanceConfig) -> anyhow::Result<listener::Ended> {
     tokio::spawn(handover::answer(control, twin));
 
     let mut terminated = signal(SignalKind::terminate())?;
+    // The signal that also tells a worker of nginx to end when it is done; one that does not know it
+    // is not disturbed by it.
+    let mut succeeded = signal(SignalKind::window_change())?;
     let site = site::Site::new(config)?;
     tracing::info!(
         site.id = %site.id, site.slug = %site.slug, generation = %site.generation,
         "serving {}", site.slug
     );
     let router = routes::router(site);
-    let shutdown = async move {
-        terminated.recv().await;
+    let orders = listener::Orders {
+        replaced: async move {
+            succeeded.recv().await;
+        },
+        shutdown: async move {
+            terminated.recv().await;
+        },
     };
-    listener::serve(listening, router, idle, shutdown).await
+    listener::serve(listening, router, idle, orders).await
 }

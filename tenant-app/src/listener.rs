@@ -2,16 +2,30 @@
 //!
 //! Ending when idle loses nothing: the runtime holds a twin of the listening socket, so what
 //! connects after the last `accept` waits in the kernel for the next process.
+//!
+//! Nor does being replaced: a router may send a request on a connection that it keeps at the very moment
+//! at which this end would close it, and cannot repeat it when it is a write. So each connection is told
+//! with its next answer that it was the last, and those without another are left to the router.
 
 use std::{
     future::Future,
     io,
     os::{fd::FromRawFd as _, unix::net::UnixListener},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header::CONNECTION},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -29,8 +43,18 @@ const HEAD: Duration = Duration::from_secs(60);
 pub enum Ended {
     /// No open connection for the configured time.
     Idle,
+    /// Another process takes the connections, and the last one here was closed.
+    Replaced,
     /// Told to end; what was in flight is finished or was given up after 30 seconds.
     Drained,
+}
+
+/// What a process is told. Each resolves once.
+pub struct Orders<R, S> {
+    /// Another process takes new connections.
+    pub replaced: R,
+    /// It shall end.
+    pub shutdown: S,
 }
 
 /// The listening unix socket that the process inherited under this number.
@@ -50,7 +74,7 @@ pub fn inherited(number: i32) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until idle or `shutdown` resolves.
+/// Serves until idle, replaced and done, or told to end.
 ///
 /// # Errors
 /// When the socket cannot be used.
@@ -58,12 +82,14 @@ pub async fn serve(
     listener: UnixListener,
     router: Router,
     idle: Option<Duration>,
-    shutdown: impl Future<Output = ()>,
+    orders: Orders<impl Future<Output = ()>, impl Future<Output = ()>>,
 ) -> anyhow::Result<Ended> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let graceful = GracefulShutdown::new();
     let open = watch::Sender::new(0_usize);
-    let mut shutdown = pin!(shutdown);
+    let closing = Arc::new(AtomicBool::new(false));
+    let router = router.layer(from_fn_with_state(Arc::clone(&closing), say_last));
+    let (mut replaced, mut shutdown) = (pin!(orders.replaced), pin!(orders.shutdown));
     let ended = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -74,15 +100,38 @@ pub async fn serve(
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
+            () = &mut replaced => break Ended::Replaced,
             () = &mut shutdown => break Ended::Drained,
             () = idle_for(idle, open.subscribe()) => break Ended::Idle,
         }
     };
     drop(listener);
+    if ended == Ended::Replaced {
+        closing.store(true, Ordering::Relaxed);
+        let mut open = open.subscribe();
+        tokio::select! {
+            _ = open.wait_for(|count| *count == 0) => return Ok(Ended::Replaced),
+            () = &mut shutdown => {}
+        }
+    }
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!("gave up on requests that took over {} seconds", DRAIN.as_secs());
     }
     Ok(ended)
+}
+
+/// Says with an answer that its connection takes no other request.
+async fn say_last(
+    State(closing): State<Arc<AtomicBool>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    // A connection that becomes another protocol's is closed by that.
+    if closing.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn answer(

@@ -37,6 +37,10 @@ fn main() -> ExitCode {
             tracing::info!("idle: ended");
             ExitCode::SUCCESS
         }
+        Ok(Ended::Replaced) => {
+            tracing::info!("replaced: ended");
+            ExitCode::SUCCESS
+        }
         Ok(Ended::Drained) => {
             tracing::info!("drained: ended");
             ExitCode::SUCCESS

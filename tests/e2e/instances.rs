@@ -1,13 +1,25 @@
-//! Sleeping sites cost no process, and wake without an error.
+//! Sleeping sites cost no process, and wake without an error. Those that are replaced lose nothing.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use control_types::state::InstanceObserved;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join, try_join_all};
+use provisioner::control_db::ControlDb;
+use provisioner_api::sites::CreateSite;
+use sqlx::PgPool;
 use tests::Stack;
+use uuid::Uuid;
 
-use crate::site_life::{create, delete};
+use crate::site_life::{create, delete, request};
+
+/// People who write all the time while a site's process is replaced, and how often it is.
+const SLUG: &str = "replaced";
+const WRITERS: usize = 8;
+const REPLACED: u32 = 4;
 
 pub async fn a_sleeping_site_wakes_once(stack: &Stack) -> Result<()> {
     let origin = create(stack, "sleeper").await?;
@@ -50,5 +62,76 @@ pub async fn a_sleeping_site_wakes_once(stack: &Stack) -> Result<()> {
     delete(stack, "sleeper").await?;
     let left = rustix::process::test_kill_process(pid);
     ensure!(left.is_err(), "the process is left");
+    Ok(())
+}
+
+/// Each time that its plan changes, a site gets another process. Nobody's form is lost with a connection
+/// that was kept: a router may not send one again.
+pub async fn a_site_is_replaced_while_people_write(stack: &Stack) -> Result<()> {
+    let control = ControlDb::new(&stack.control_database_url()?)?.pool;
+    plan_of_its_own(&control, SLUG).await?;
+    let (api, key) = (stack.api()?, Uuid::new_v4().to_string());
+    let wanted = CreateSite { plan: SLUG.to_owned(), ..request(SLUG) };
+    let accepted = api.create_site(&wanted, &key).await?;
+    api.wait_for(accepted.operation.id).await?;
+    let origin = stack.url(SLUG, "id-jakarta")?;
+    let stop = AtomicBool::new(false);
+    let writers = try_join_all((0..WRITERS).map(|_| write(stack, &origin, &stop)));
+    let operator = async {
+        let replaced = replace(stack, &control, SLUG).await;
+        stop.store(true, Ordering::SeqCst);
+        replaced
+    };
+    let (written, ()) = try_join(writers, operator).await?;
+    println!("{} forms were answered", written.iter().sum::<usize>());
+    delete(stack, SLUG).await
+}
+
+async fn plan_of_its_own(control: &PgPool, name: &str) -> Result<()> {
+    sqlx::query(
+        "insert into plan (name, display_name, max_upload_bytes, max_custom_domains, min_instances,
+             requests_per_second, request_burst)
+         values ($1, $1, 1048576, 0, 1, 100000, 100000)",
+    )
+    .bind(name)
+    .execute(control)
+    .await?;
+    Ok(())
+}
+
+/// Somebody who sends a form as soon as the last one was answered. How many there were.
+async fn write(stack: &Stack, origin: &str, stop: &AtomicBool) -> Result<usize> {
+    let visitor = stack.visitor()?;
+    visitor.sign_in(origin, &format!("admin@{SLUG}.test"), "a-long-password-1").await?;
+    let page = visitor.read(&format!("{origin}/")).await?;
+    let mut n_answered = 0;
+    while !stop.load(Ordering::SeqCst) {
+        let fields = [("language", "id")];
+        let answer = visitor.submit(origin, &page, "/language", &fields).await?;
+        ensure!(answer.status().is_redirection(), "{}: {}", answer.status(), answer.text().await?);
+        n_answered += 1;
+    }
+    Ok(n_answered)
+}
+
+async fn replace(stack: &Stack, control: &PgPool, slug: &str) -> Result<()> {
+    let api = stack.api()?;
+    let starts = async || -> Result<u32> {
+        Ok(api.site(slug).await?.instance.context("no instance")?.starts.try_into()?)
+    };
+    for _ in 0..REPLACED {
+        let before = starts().await?;
+        sqlx::query("update plan set max_database_connections = max_database_connections + 1 where name = $1")
+            .bind(slug)
+            .execute(control)
+            .await?;
+        for attempt in 0.. {
+            if starts().await? > before {
+                break;
+            }
+            ensure!(attempt < 1500, "no other process comes");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     Ok(())
 }

@@ -71,6 +71,7 @@ const SHARED: &[(&str, Shared)] = shared![
     refusals::the_api_describes_itself,
     isolation::a_site_reaches_only_its_own,
     instances::a_sleeping_site_wakes_once,
+    instances::a_site_is_replaced_while_people_write,
     other_region::opens_at_every_address,
     hold::nobody_sees_a_held_site,
     hold::who_writes_to_a_fenced_site_waits,

@@ -1,6 +1,6 @@
 //! The process of an instance, reduced to its contract: two inherited sockets, the configuration
-//! on standard input, an idle exit, a drain at SIGTERM. It answers each line with its process id
-//! and its generation. `storage.bucket` says how it behaves: `serve`, `crash`, or `mute` (does not
+//! on standard input, an idle exit, a drain at SIGTERM, and at SIGWINCH an end with its last connection.
+//! It answers each line with its process id and its generation. `storage.bucket` says how it behaves: `serve`, `crash`, or `mute` (does not
 //! answer on its control socket); `storage.prefix` is the idle time in milliseconds, 0 for none.
 
 use std::{
@@ -47,9 +47,11 @@ async fn serve(config: Arc<InstanceConfig>) {
     let listener = inherited(LISTEN_FD);
     let control = inherited(CONTROL_FD);
     let mut terminated = signal(SignalKind::terminate()).expect("a signal");
+    let mut replaced = signal(SignalKind::window_change()).expect("a signal");
     let idle = Duration::from_millis(config.storage.prefix.parse().expect("milliseconds"));
     let mute = config.storage.bucket == "mute";
     let open = watch::Sender::new(0_usize);
+    let draining = watch::Sender::new(false);
     eprintln!("serves");
     loop {
         let mut opened = open.subscribe();
@@ -59,25 +61,46 @@ async fn serve(config: Arc<InstanceConfig>) {
                 let (stream, _) = accepted.expect("accepts");
                 open.send_modify(|n_open| *n_open += 1);
                 let (open, config) = (open.clone(), Arc::clone(&config));
+                let draining = draining.subscribe();
                 tokio::spawn(async move {
-                    answer(stream, &config).await;
+                    answer(stream, &config, draining).await;
                     open.send_modify(|n_open| *n_open -= 1);
                 });
             }
             Ok((stream, _)) = control.accept(), if !mute => hand_over(&stream, &listener),
             _ = opened.changed() => {}
-            _ = terminated.recv() => break,
+            _ = replaced.recv() => break,
+            _ = terminated.recv() => {
+                draining.send_replace(true);
+                break;
+            }
             () = sleep(idle), if n_open == 0 && !idle.is_zero() => return,
         }
     }
     drop(listener);
-    let _ = open.subscribe().wait_for(|n_open| *n_open == 0).await;
+    let mut opened = open.subscribe();
+    tokio::select! {
+        _ = opened.wait_for(|n_open| *n_open == 0) => return,
+        _ = terminated.recv(), if !*draining.borrow() => {
+            draining.send_replace(true);
+        }
+    }
+    let _ = opened.wait_for(|n_open| *n_open == 0).await;
 }
 
-async fn answer(stream: UnixStream, config: &InstanceConfig) {
+async fn answer(stream: UnixStream, config: &InstanceConfig, mut draining: watch::Receiver<bool>) {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    while stream.read_line(&mut line).await.is_ok_and(|n_bytes| n_bytes > 0) {
+    loop {
+        let n_bytes = tokio::select! {
+            biased;
+            n_bytes = stream.read_line(&mut line) => n_bytes.unwrap_or_default(),
+            // Whoever waits for nothing is closed.
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        if n_bytes == 0 {
+            return;
+        }
         if line.trim() == "slow" {
             sleep(Duration::from_millis(500)).await;
         }

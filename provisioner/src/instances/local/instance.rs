@@ -4,7 +4,7 @@
 //! ```text
 //! sleeping ──connection, or kept warm──> running ──exit 0──> sleeping
 //!    ^                                     └─ any other end ─> failing ──waited──> sleeping
-//!    └─ a new spec, at any time: the next process is started, then the old one told to end
+//!    └─ a new spec, at any time: the next process is started, then the old one hands over
 //! ```
 
 mod starts_and_ends;
@@ -21,6 +21,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -71,6 +72,8 @@ pub struct Instance {
     process: Option<Process>,
     /// The process is of another spec, or has another socket.
     outdated: bool,
+    /// The process is of another generation: it has nothing to answer any more.
+    superseded: bool,
     /// Start without a connection, once.
     start_now: bool,
     /// No start before this.
@@ -78,6 +81,8 @@ pub struct Instance {
     back_off: BackOff,
     draining: FuturesUnordered<BoxFuture<'static, (ProcessIdentity, bool)>>,
     draining_ids: Vec<ProcessIdentity>,
+    /// Those that hand over are not waited for any more.
+    hurry: CancellationToken,
     starts: u32,
     last_error: Option<String>,
 }
@@ -102,11 +107,13 @@ impl Instance {
             listener: None,
             process: None,
             outdated: false,
+            superseded: false,
             start_now: false,
             not_before: None,
             back_off: BackOff::default(),
             draining: FuturesUnordered::new(),
             draining_ids: Vec::new(),
+            hurry: CancellationToken::new(),
             starts: 0,
             last_error: None,
         }
@@ -176,7 +183,7 @@ impl Instance {
         self.hash = state.spec_hash;
         self.slug = Some(state.slug);
         for process in state.draining.iter().filter_map(Process::find) {
-            self.drain(process);
+            self.let_go(process, false);
         }
         let Some(process) = state.process.as_ref().and_then(Process::find) else { return };
         let named = state.socket_inode == sockets::inode(&self.files.socket);
@@ -212,6 +219,8 @@ impl Instance {
         }
         if self.hash != hash {
             self.outdated = self.process.is_some();
+            let known = self.spec.as_ref().map(|spec| spec.config.generation);
+            self.superseded = known.is_some_and(|known| known != spec.config.generation);
             self.back_off = BackOff::default();
             self.not_before = None;
         }
@@ -235,8 +244,9 @@ impl Instance {
             }
         }
         if let Some(process) = self.process.take() {
-            self.drain(process);
+            self.let_go(process, true);
         }
+        self.hurry.cancel();
         let mut left = None;
         while let Some((identity, ended)) = self.draining.next().await {
             self.draining_ids.retain(|draining| *draining != identity);
@@ -254,9 +264,12 @@ impl Instance {
         Ok(())
     }
 
-    fn drain(&mut self, process: Process) {
+    fn let_go(&mut self, process: Process, at_once: bool) {
         self.draining_ids.push(process.identity.clone());
-        self.draining.push(process.drain().boxed());
+        self.draining.push(match at_once {
+            true => process.drain().boxed(),
+            false => process.hand_over(self.hurry.clone()).boxed(),
+        });
     }
 
     /// Writes the state down; `next` is a process that is about to become the one.

@@ -17,13 +17,20 @@ use control_types::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{LocalConfig, STOP_TIMEOUT, sockets, state_file::ProcessIdentity};
 
 /// How long a killed process may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a replaced process keeps connections that nobody uses. A router keeps them for 15 s at most,
+/// and a request may be on its way on each: only a router can close one without losing it.
+const KEPT: Duration = Duration::from_secs(20);
+/// How often a process is told that it was replaced: it may not have listened yet.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +162,26 @@ impl Process {
             Ok(status) => Ended::Badly(status.to_string()),
             Err(error) => Ended::Badly(format!("its status cannot be read: {error}")),
         }
+    }
+
+    /// Tells it that another takes new connections now: it answers what comes on those that it has,
+    /// asks to close each, and ends with the last. Drains it when that takes too long, or at `hurry`.
+    pub async fn hand_over(mut self, hurry: CancellationToken) -> (ProcessIdentity, bool) {
+        let until = Instant::now() + KEPT;
+        loop {
+            // One that does not know the signal is not disturbed by it.
+            self.signal(Signal::WINCH);
+            let next = until.min(Instant::now() + TOLD_AGAIN);
+            tokio::select! {
+                _ = self.ended() => return (self.identity, true),
+                () = hurry.cancelled() => break,
+                () = sleep_until(next) => {}
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        self.drain().await
     }
 
     /// Tells it to finish its requests and end; kills it when it does not. False when it did not

@@ -69,7 +69,7 @@ impl Instance {
         self.watch_start(permit, Arc::clone(&process.answered));
         self.outdated = false;
         if let Some(old) = self.process.replace(process) {
-            self.drain(old);
+            self.let_go(old, self.superseded);
         }
         Ok(())
     }
