@@ -39,6 +39,7 @@ pub fn dry_run<K: Kind>(params: &K::Params, estimated_ms: Option<u64>) -> DryRun
         pivot: K::PIVOT.map(step_name),
         estimated_ms,
         problems: Vec::new(),
+        waits: Vec::new(),
         bytes: None,
         pause_ms: None,
     }

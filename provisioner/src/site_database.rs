@@ -51,6 +51,7 @@ pub use error::{Exhausted, SiteDatabaseError};
 pub use fence::{Attempt, AuthorityState};
 pub use files::BlobRow;
 pub use name::{NotASiteDatabase, SiteDatabaseName};
+pub use readiness::Readiness;
 pub use registry::Clusters;
 pub use replication::{Beginning, Mover, ReplicationAddress};
 pub use roles::Rights;

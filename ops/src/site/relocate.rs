@@ -188,6 +188,12 @@ async fn plan_or_failure(
         Err(failure) => return Err(with_hint(failure, name, connection).await),
     };
     print_plan(&plan, output)?;
+    if !output.json {
+        for wait in &plan.waits {
+            let told = format!("would wait: {wait}");
+            output.complain(&output.paint_err(&told, Tone::Busy).to_string());
+        }
+    }
     if plan.problems.is_empty() {
         return Ok(());
     }

@@ -20,6 +20,12 @@ use crate::{
 pub const ADMIN: &str = "ta3lem_admin";
 /// Part of the name of the socket; each cluster has a directory of its own for it.
 pub const PORT: u16 = 5432;
+/// Slots, senders and workers of streams between clusters. Each site whose old place is kept for the way
+/// back takes one of each for days, a move six for the time of its copy. What nobody takes costs a few
+/// kilobytes.
+const STREAMS: u32 = 100;
+/// Background workers of other kinds: eight for parallel queries, the launcher of the streams.
+const OTHER_WORKERS: u32 = 12;
 /// How long a server may take to answer a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// The oldest server that works (`CREATE DATABASE … STRATEGY`).
@@ -309,6 +315,7 @@ fn hba(is_control: bool) -> String {
 /// Idle memory counts: most clusters of an embedded platform do little. Durability is not touched.
 fn settings(sockets: &Path, is_control: bool) -> String {
     let sockets = sockets.to_string_lossy().replace('\'', "''");
+    let workers = STREAMS + OTHER_WORKERS;
     let (connections, buffers) = if is_control { (100, "32MB") } else { (300, "64MB") };
     format!(
         "# Written by `ta3lem up` at every start.\n\
@@ -322,10 +329,10 @@ fn settings(sockets: &Path, is_control: bool) -> String {
          max_wal_size = 1GB\n\
          wal_level = logical\n\
          wal_compression = on\n\
-         max_replication_slots = 32\n\
-         max_wal_senders = 32\n\
-         max_logical_replication_workers = 16\n\
-         max_worker_processes = 24\n\
+         max_replication_slots = {STREAMS}\n\
+         max_wal_senders = {STREAMS}\n\
+         max_logical_replication_workers = {STREAMS}\n\
+         max_worker_processes = {workers}\n\
          max_sync_workers_per_subscription = 4\n\
          max_slot_wal_keep_size = 8GB\n\
          recovery_init_sync_method = syncfs\n\

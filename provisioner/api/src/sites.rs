@@ -206,6 +206,9 @@ pub struct DryRun {
     /// What would stop it, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What it would wait for before it begins, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<String>,
     /// Bytes that it would move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,

@@ -170,10 +170,11 @@ async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<DryRun, Refusal>
 
 /// What a move would do: how much there is counts for more than how long others took.
 fn planned(params: &MoveSiteParams, findings: Findings) -> DryRun {
-    let Findings { problems, estimate } = findings;
+    let Findings { problems, waits, estimate } = findings;
     let Estimate { bytes, copy_ms, pause_ms } = estimate;
     DryRun {
         problems,
+        waits,
         bytes: Some(bytes),
         pause_ms: Some(pause_ms),
         ..dry_run::<Move>(params, Some(copy_ms))

@@ -5,8 +5,38 @@ use sqlx::{Connection, Row};
 use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
 
 /// Slots that a move takes at its publisher at most, at the same time: the stream, and one for each
-/// table that is copied.
+/// table that is copied. As many senders, and workers at its subscriber.
 const SLOTS: i64 = 6;
+/// Writing transactions that are older than this many seconds are told: a copy waits for their end.
+const LONG: i64 = 60;
+
+/// Whether a cluster can take part in a move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What somebody has to mend first, as sentences.
+    pub problems: Vec<String>,
+    /// What passes by itself when others come to their end, as sentences.
+    pub busy: Vec<String>,
+}
+
+impl Readiness {
+    /// Looks at one thing that a move takes some of.
+    fn count(&mut self, cluster: &str, setting: &str, of: i64, taken: i64) {
+        let free = of - taken;
+        if of < SLOTS {
+            self.problems.push(format!(
+                "cluster {cluster} has {setting} {of}, a move takes {SLOTS}: set it higher and start \
+                 the cluster again"
+            ));
+        } else if free < SLOTS {
+            self.busy.push(format!(
+                "cluster {cluster} has {free} of its {of} {setting} left, a move takes {SLOTS}: other \
+                 moves end and give theirs back, `ta3lem site settle` gives back those of places that \
+                 are kept for the way back"
+            ));
+        }
+    }
+}
 
 impl SiteDatabases {
     /// The version of the database's schema, as noted; none when there is no such database, or it has
@@ -62,20 +92,21 @@ impl SiteDatabases {
         }
     }
 
-    /// What of the server's settings and present use would stop a move, as sentences.
+    /// What of the server's settings would stop a move, and what of its present use would keep it
+    /// waiting.
     ///
     /// # Errors
     /// When the cluster is down or refuses.
-    pub async fn replication_problems(&self) -> Result<Vec<String>, SiteDatabaseError> {
+    pub async fn replication_readiness(&self) -> Result<Readiness, SiteDatabaseError> {
         let row = sqlx::query(
             "select current_setting('wal_level') as wal_level,
-                    current_setting('max_replication_slots')::bigint
-                        - (select count(*) from pg_replication_slots) as slots,
-                    current_setting('max_wal_senders')::bigint
-                        - (select count(*) from pg_stat_replication) as senders,
-                    current_setting('max_logical_replication_workers')::bigint
-                        - (select count(*) from pg_stat_subscription where pid is not null)
-                        as workers,
+                    current_setting('max_replication_slots')::bigint as slots,
+                    (select count(*) from pg_replication_slots) as slots_taken,
+                    current_setting('max_wal_senders')::bigint as senders,
+                    (select count(*) from pg_stat_replication) as senders_taken,
+                    current_setting('max_logical_replication_workers')::bigint as workers,
+                    (select count(*) from pg_stat_subscription where pid is not null)
+                        as workers_taken,
                     (select count(*) from pg_prepared_xacts) as prepared,
                     (select count(*) from pg_replication_slots where wal_status in ('lost'))
                         as lost,
@@ -90,37 +121,34 @@ impl SiteDatabases {
             Err(error) => return Err(self.explain("tell its settings", error).await),
         };
         let cluster = self.cluster();
-        let mut problems = Vec::new();
+        let mut readiness = Readiness::default();
         let wal_level: String = row.get("wal_level");
         if wal_level != "logical" {
-            problems.push(format!("cluster {cluster} has wal_level {wal_level}, not logical"));
+            let problem = format!("cluster {cluster} has wal_level {wal_level}, not logical");
+            readiness.problems.push(problem);
         }
-        for (column, setting) in [
-            ("slots", "max_replication_slots"),
-            ("senders", "max_wal_senders"),
-            ("workers", "max_logical_replication_workers"),
+        for (of, taken, setting) in [
+            ("slots", "slots_taken", "max_replication_slots"),
+            ("senders", "senders_taken", "max_wal_senders"),
+            ("workers", "workers_taken", "max_logical_replication_workers"),
         ] {
-            let free: i64 = row.get(column);
-            if free < SLOTS {
-                problems.push(format!(
-                    "cluster {cluster} has {free} of its {setting} left, a move takes {SLOTS}"
-                ));
-            }
+            readiness.count(cluster, setting, row.get(of), row.get(taken));
         }
         if row.get::<i64, _>("prepared") > 0 {
-            problems.push(format!("cluster {cluster} has prepared transactions"));
+            readiness.problems.push(format!("cluster {cluster} has prepared transactions"));
         }
         if row.get::<i64, _>("lost") > 0 {
-            problems.push(format!("cluster {cluster} has a replication slot that lost its place"));
+            let problem = format!("cluster {cluster} has a replication slot that lost its place");
+            readiness.problems.push(problem);
         }
         let longest: i64 = row.get("longest");
-        if longest > 60 {
-            problems.push(format!(
+        if longest > LONG {
+            readiness.busy.push(format!(
                 "a transaction on cluster {cluster} writes for {longest} s now; a copy can only begin \
                  when it has ended"
             ));
         }
-        Ok(problems)
+        Ok(readiness)
     }
 
     /// How many tables of the site there are, and the bytes of its files.
@@ -171,5 +199,23 @@ impl SiteDatabases {
             Ok(_) => Ok(()),
             Err(error) => Err(self.explain("answer", error).await),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Readiness;
+
+    #[test]
+    fn what_is_taken_comes_back_and_what_never_was_does_not() {
+        let count = |of, taken| {
+            let mut readiness = Readiness::default();
+            readiness.count("jakarta-1", "max_replication_slots", of, taken);
+            (readiness.problems.len(), readiness.busy.len())
+        };
+        assert_eq!(count(16, 10), (0, 0));
+        assert_eq!(count(16, 11), (0, 1));
+        assert_eq!(count(6, 6), (0, 1));
+        assert_eq!(count(5, 0), (1, 0));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     control_db::{clusters, object_stores, placements, sites},
     engine::{Cx, Flow, StepError, StepResult},
     operations::changeover::{Pace, Side, Sides, far::shown},
-    site_database::SiteDatabases,
+    site_database::{Readiness, SiteDatabases},
     world::World,
 };
 
@@ -39,27 +39,35 @@ pub struct Estimate {
     pub pause_ms: u64,
 }
 
+/// How long a move waits for others before it looks again.
+const BUSY: Duration = Duration::from_secs(2);
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// What would stop the move, in words.
     pub problems: Vec<String>,
+    /// What it would wait for before it begins, in words.
+    pub waits: Vec<String>,
     /// If it could be told.
     pub estimate: Estimate,
 }
 
-/// The step: fails with everything that was found.
+/// The step: fails with everything that was found, and waits until both clusters have room.
 pub async fn run(cx: &mut Cx<'_, MoveSite>) -> StepResult {
-    let findings = look(cx.world, cx.site, &cx.params).await?;
-    if findings.problems.is_empty() {
-        let Estimate { bytes, copy_ms, pause_ms } = findings.estimate;
-        return Ok(Flow::Noted(format!(
-            "{} to move in about {} s, a pause of about {pause_ms} ms",
-            shown(bytes),
-            copy_ms / 1000
-        )));
+    let Findings { problems, waits, estimate } = look(cx.world, cx.site, &cx.params).await?;
+    if !problems.is_empty() {
+        return Err(StepError::fail(problems.join("; ")));
     }
-    Err(StepError::fail(findings.problems.join("; ")))
+    if !waits.is_empty() {
+        return Ok(Flow::Wait { pause: BUSY, reason: waits.join("; ") });
+    }
+    let Estimate { bytes, copy_ms, pause_ms } = estimate;
+    Ok(Flow::Noted(format!(
+        "{} to move in about {} s, a pause of about {pause_ms} ms",
+        shown(bytes),
+        copy_ms / 1000
+    )))
 }
 
 /// Looks at everything. What cannot be reached is a problem too, not an error.
@@ -222,8 +230,11 @@ async fn look_at_target(source: &Side, target: &SiteDatabases, findings: &mut Fi
 }
 
 async fn look_at_replication(cluster: &SiteDatabases, findings: &mut Findings) {
-    match cluster.replication_problems().await {
-        Ok(found) => found.into_iter().for_each(|found| findings.problem(found)),
+    match cluster.replication_readiness().await {
+        Ok(Readiness { problems, busy }) => {
+            findings.problems.extend(problems);
+            findings.waits.extend(busy);
+        }
         Err(error) => findings.problem(error.to_string()),
     }
 }
