@@ -36,6 +36,7 @@ mod isolation;
 mod registry;
 mod replication;
 mod copy_status;
+mod copy_repair;
 mod fence;
 mod switch;
 mod comparison;

@@ -229,6 +229,71 @@ async fn a_site_goes_over_and_comes_back() {
     }
 }
 
+/// A connection that is lost between the drop of a copy's slot and the note that the table is done leaves
+/// a table that Postgres never finishes.
+#[tokio::test]
+async fn a_copy_whose_slot_is_lost_begins_anew() {
+    let moving = Moving::begin().await;
+    let (source, target) = (&moving.source, &moving.target);
+    moving.follow().await;
+    let leader = (&source.cluster, &source.name);
+    let repair = async || target.cluster.repair_copy(&target.name, leader).await.expect("repairs");
+    assert_eq!(repair().await, Vec::<String>::new(), "nothing is lost");
+
+    // Another copy of one table, which is held where it has all rows and waits for the stream.
+    let mut admin = target.admin().await;
+    let stream: String = fetch(&mut admin, "select subname::text from pg_subscription").await;
+    let refresh = format!("alter subscription {stream} refresh publication");
+    source.run("alter publication site_move drop table audit_event").await;
+    target.run(&refresh).await;
+    execute(&mut admin, "delete from audit_event").await.expect("empties");
+    let applies: i32 = fetch(&mut admin, "select pid from pg_stat_subscription").await;
+    execute(&mut admin, "begin; lock table audit_event in share mode").await.expect("locks");
+    source.run("alter publication site_move add table audit_event").await;
+    target.run(&refresh).await;
+    const COPIES: &str = "select coalesce(max(pid), 0) from pg_stat_subscription
+        where relid = 'audit_event'::regclass";
+    let mut watch = target.admin().await;
+    moving.until("it is copied", async || fetch::<i32>(&mut watch, COPIES).await > 0).await;
+    let copies: i32 = fetch(&mut watch, COPIES).await;
+    let stops = rustix::process::Pid::from_raw(applies).expect("a process");
+    rustix::process::kill_process(stops, rustix::process::Signal::STOP).expect("stops");
+    execute(&mut admin, "commit").await.expect("unlocks");
+    const COPIED: &str = "select srsubstate = 'f' from pg_subscription_rel
+        where srrelid = 'audit_event'::regclass";
+    moving.until("it has all rows", async || fetch::<bool>(&mut watch, COPIED).await).await;
+    assert_eq!(repair().await, Vec::<String>::new(), "somebody works on it");
+
+    // Its end, and that of its slot.
+    execute(&mut admin, &format!("select pg_terminate_backend({copies}, 5000)"))
+        .await
+        .expect("ends");
+    assert_eq!(repair().await, Vec::<String>::new(), "its slot is there");
+    source
+        .run(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots
+             where slot_name like 'pg_%_sync_%' and active;
+             select pg_drop_replication_slot(slot_name) from pg_replication_slots
+             where slot_name like 'pg_%_sync_%'",
+        )
+        .await;
+    rustix::process::kill_process(stops, rustix::process::Signal::CONT).expect("goes on");
+    let mut app = source.app().await;
+    note(&mut app).await.expect("writes what only the lost slot had");
+    moving.until("it begins anew", async || repair().await == ["public.audit_event"]).await;
+    moving
+        .until("all is copied", async || {
+            target.cluster.copy_status(&target.name).await.expect("tells").is_complete()
+        })
+        .await;
+    assert_eq!(repair().await, Vec::<String>::new());
+    note(&mut app).await.expect("writes");
+    assert_eq!(moving.compare().await.differences, []);
+    for connection in [admin, watch, app] {
+        close(connection).await;
+    }
+}
+
 #[tokio::test]
 async fn an_attempt_that_is_given_up_leaves_the_source_as_it_was() {
     let moving = Moving::begin().await;

@@ -43,6 +43,9 @@ pub struct Changeover {
     /// When the copy of the rows began.
     #[serde(default, with = "time::serde::rfc3339::option")]
     copy_began: Option<OffsetDateTime>,
+    /// Tables that were there, and how often the copy had broken off, when another one came last.
+    #[serde(default)]
+    copy_reached: (i64, i64),
     /// Tries to switch that began.
     #[serde(default)]
     tries: u32,
@@ -55,6 +58,18 @@ pub struct Changeover {
     /// At the switch.
     #[serde(default)]
     opened: Option<Opened>,
+}
+
+impl Changeover {
+    /// How often the copy broke off since the last table came that is there.
+    fn errors_since(&mut self, ready: i64, errors: i64) -> i64 {
+        let (reached, before) = self.copy_reached;
+        if ready <= reached {
+            return errors - before;
+        }
+        self.copy_reached = (ready, errors);
+        0
+    }
 }
 
 /// Progress that has it.

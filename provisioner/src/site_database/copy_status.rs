@@ -1,13 +1,13 @@
 //! How far a database that follows another one is.
 
-use sqlx::{Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, Row};
 
-use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
+use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases, replication::FOLLOWED};
 
 /// How far the copy is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CopyStatus {
-    /// Tables of the subscription.
+    /// Tables that shall follow.
     pub tables: i64,
     /// Tables that are there and follow.
     pub ready: i64,
@@ -34,16 +34,17 @@ impl SiteDatabases {
         name: &SiteDatabaseName,
     ) -> Result<CopyStatus, SiteDatabaseError> {
         let mut connection = self.connect(Some(name)).await?;
-        let row = sqlx::query(
-            "select (select count(*) from pg_subscription_rel) as tables,
+        let row = sqlx::query(AssertSqlSafe(format!(
+            "select (select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where {FOLLOWED}) as tables,
                     (select count(*) from pg_subscription_rel where srsubstate in ('r', 's'))
                         as ready,
                     (select coalesce(sum(pg_table_size(oid)), 0)::bigint from pg_class
                      where relkind = 'r' and relnamespace = 'public'::regnamespace)
                         as bytes_on_disk,
                     (select coalesce(sum(apply_error_count + sync_error_count), 0)::bigint
-                     from pg_stat_subscription_stats where subname = $1) as errors",
-        )
+                     from pg_stat_subscription_stats where subname = $1) as errors"
+        )))
         .persistent(false)
         .bind(name.stream())
         .fetch_one(&mut connection)

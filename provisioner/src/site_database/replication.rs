@@ -18,7 +18,10 @@ use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases, error::sqlstate}
 use crate::secrets::{ScramVerifier, SecretError, random_text};
 
 /// The publication in a publisher's database.
-const PUBLICATION: &str = "site_move";
+pub(super) const PUBLICATION: &str = "site_move";
+/// Which tables are published: those of `pg_class c` in `pg_namespace n` for which this holds.
+pub(super) const FOLLOWED: &str = "c.relkind = 'r' and (n.nspname = 'public'
+    or (n.nspname, c.relname) = ('platform', 'move_marker'))";
 /// Every mover is in this group, by which `pg_hba.conf` lets other clusters' servers in.
 const MOVERS: &str = "ta3lem_mover";
 
@@ -109,13 +112,21 @@ impl SiteDatabases {
             verifier = verifier.as_str(),
         );
         self.run("make a role for replication", role).await?;
+        self.publish_tables(name).await?;
+        Ok(Ok(Mover { address, database: name.clone(), password }))
+    }
+
+    /// Publishes every table that shall follow.
+    pub(super) async fn publish_tables(
+        &self,
+        name: &SiteDatabaseName,
+    ) -> Result<(), SiteDatabaseError> {
         let publication = format!(
             "do $publish$
              declare wanted text := (
                  select string_agg(c.oid::regclass::text, ', ' order by c.oid::regclass::text)
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 where c.relkind = 'r' and (n.nspname = 'public'
-                     or (n.nspname, c.relname) = ('platform', 'move_marker')));
+                 where {FOLLOWED});
              begin
                  if exists (select from pg_publication where pubname = '{PUBLICATION}') then
                      execute 'alter publication {PUBLICATION} set table ' || wanted;
@@ -127,8 +138,7 @@ impl SiteDatabases {
         let mut connection = self.connect(Some(name)).await?;
         let outcome = sqlx::raw_sql(AssertSqlSafe(publication)).execute(&mut connection).await;
         let _ = connection.close().await;
-        outcome.map_err(|error| self.sort("publish the site's tables", error))?;
-        Ok(Ok(Mover { address, database: name.clone(), password }))
+        outcome.map(|_| ()).map_err(|error| self.sort("publish the site's tables", error))
     }
 
     /// Makes the slot for the database that follows. It waits until every transaction of the

@@ -137,6 +137,7 @@ impl Disturbance {
             back(Torn(Which::Target(Operations)), Moment::Fenced),
             back(Torn(Which::Control), Moment::Fenced),
             back(Cut(Which::Source(Instances)), begun()),
+            there(Torn(Which::Source(Streams)), "await_copy"),
             there(Cut(Which::Target(Files)), "copy_files"),
         ]
     }

@@ -10,7 +10,7 @@ use crate::{
     site_database::Beginning,
 };
 
-/// How often a copy may break off before the move gives up.
+/// How often a copy may break off without another table that is there before the move gives up.
 const MOST_ERRORS: i64 = 20;
 /// How soon to look at the copy again, and how late when it takes long.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -58,12 +58,19 @@ pub async fn await_copy<K: Kind<Progress: Noted>>(cx: &mut Cx<'_, K>, sides: &Si
         target.cluster.end_pace(&target.database).await?;
         return Ok(Flow::Done);
     }
-    if status.errors > MOST_ERRORS {
+    let errors = cx.progress.changeover().errors_since(status.ready, status.errors);
+    if errors > MOST_ERRORS {
         return Err(StepError::fail(format!(
-            "the copy broke off {} times; the log of cluster {} says why",
-            status.errors,
+            "the copy broke off {errors} times since {} of {} tables were there; the log of cluster {} \
+             says why",
+            status.ready,
+            status.tables,
             target.cluster.cluster()
         )));
+    }
+    let leader = (&source.cluster, &source.database);
+    for table in target.cluster.repair_copy(&target.database, leader).await? {
+        tracing::warn!(table, "the copy of a table was lost with a connection; it begins anew");
     }
     let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
     let total = bytes(source.cluster.table_bytes(&source.database).await?);
