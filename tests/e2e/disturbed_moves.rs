@@ -25,7 +25,7 @@ use provisioner_api::{
     sites::{ChangeMove, MoveSite},
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tests::{Stack, Visitor, stack::Start};
+use tests::{Stack, Visitor, places, stack::Start};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -116,6 +116,8 @@ impl Story {
 
     /// Brings the site to where an operation of the kind can begin.
     async fn prepare(&self, nomad: &mut Nomad, homes: Homes, kind: OperationKind) -> Result<Homes> {
+        // What the last one killed is well again, and the provisioner knows it.
+        places::ready(&self.stack.api()?).await?;
         let (api, key) = (self.stack.api()?, Uuid::new_v4().to_string());
         let accepted = match (kind, homes.following.is_some()) {
             (OperationKind::MoveSite, true) => {
@@ -150,7 +152,8 @@ impl Story {
             nomad.write_until(&self.ground, stop.clone()),
             self.visit(origin, &stop)
         );
-        let (state, healed) = moved?;
+        let (operation, healed) = moved?;
+        let state = operation.state;
         written.context("the ledger")?;
         let visits = visited.context("the visitor")?;
         let after = self.look(nomad).await?;
@@ -161,10 +164,11 @@ impl Story {
             "{state}, and moved: {has_moved}"
         );
         println!(
-            "{}: {state} after {healed:?}, {} rows of {} and {visits} visits",
+            "{}: {state} after {healed:?}, {} rows of {} and {visits} visits {}",
             disturbance.name(),
             nomad.acknowledged.len(),
             nomad.acknowledged.len() + nomad.unsure.len(),
+            operation.last_error.unwrap_or_default(),
         );
         Ok(after)
     }
@@ -175,7 +179,7 @@ impl Story {
         &self,
         before: &Homes,
         disturbance: &Disturbance,
-    ) -> Result<(OperationState, Duration)> {
+    ) -> Result<(Operation, Duration)> {
         let api = self.stack.api()?;
         let source = before.current.as_ref().context("the site is nowhere")?;
         let key = Uuid::new_v4().to_string();
@@ -194,7 +198,7 @@ impl Story {
             // It may be away itself.
             match api.operation(id).await {
                 Ok(operation) if operation.state.is_final() => {
-                    return Ok((operation.state, over.elapsed()));
+                    return Ok((operation, over.elapsed()));
                 }
                 Ok(operation) if over.elapsed() > HEALING => {
                     bail!("is not well again: {operation:#?}")

@@ -71,7 +71,9 @@ pub async fn ready(api: &Client) -> Result<()> {
     let begun = Instant::now();
     loop {
         let (clusters, stores) = (api.clusters().await?, api.object_stores().await?);
-        let ready = clusters.iter().all(|cluster| cluster.template_version.is_some())
+        let is_ready =
+            |cluster: &Cluster| cluster.template_version.is_some() && cluster.last_error.is_none();
+        let ready = clusters.iter().all(is_ready)
             && stores.iter().all(|store| store.last_seen_at.is_some());
         if ready {
             return Ok(());

@@ -19,6 +19,10 @@ use crate::{Visitor, binaries::binary, dns_server::DnsServer};
 
 /// Longest start, in debug mode on a busy machine.
 const START: Duration = Duration::from_secs(180);
+/// Where the ports of routers are chosen from: below those that systems give to connections, and beside
+/// those that `ta3lem up` takes for itself. One that the system gives by itself would be somebody's
+/// connection now and then by the time that the router listens.
+const PUBLIC: std::ops::Range<u16> = 10_000..15_000;
 /// Longest stop.
 const STOP: Duration = Duration::from_secs(90);
 
@@ -415,17 +419,11 @@ pub fn cli(api: &str, token_file: &Path, arguments: &[&str]) -> Result<Output> {
 /// # Errors
 /// When there are none.
 pub fn free_ports() -> Result<(u16, u16)> {
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     for _ in 0..100 {
-        let https = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let apart = https.abs_diff(http) > 2;
-        let free = |port: u16| {
-            port.checked_add(1).is_some_and(|next| {
-                TcpListener::bind(("127.0.0.1", port)).is_ok()
-                    && TcpListener::bind(("127.0.0.1", next)).is_ok()
-            })
-        };
-        if apart && free(https) && free(http) {
+        // Both pairs begin with an even port: they are apart or the same.
+        let [https, http] = [(); 2].map(|()| rand::random_range(PUBLIC) & !1);
+        if https != http && [https, https + 1, http, http + 1].into_iter().all(free) {
             return Ok((https, http));
         }
     }
