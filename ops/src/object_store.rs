@@ -1,6 +1,9 @@
 //! The embedded object store: an S3 endpoint over a directory, with keys that reach one prefix
 //! each. It runs inside `ta3lem up`, on the loopback address only. Never meant for more than one
 //! machine: there, any S3 service takes its place.
+//!
+//! It takes plain connections and those with TLS at the same port: the backups of Postgres go over TLS,
+//! since pgBackRest speaks nothing else to an object store.
 
 pub mod keys;
 pub mod access;
@@ -19,11 +22,21 @@ use anyhow::Context as _;
 use http_body_util::BodyExt as _;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
+use rustls::ServerConfig;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -36,8 +49,10 @@ use crate::data_dir::{random_secret, write_private};
 
 /// How long requests under way may take after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a client may take for its headers.
+/// How long a client may take for its headers, and before them for its first byte and its handshake.
 const HEADERS: Duration = Duration::from_secs(30);
+/// The first byte of a TLS connection (a record of the handshake); no HTTP begins so.
+const HANDSHAKE: u8 = 0x16;
 
 /// What an object store remembers of itself: its port (so that it comes back where it was), the key
 /// for its whole bucket, and the token of its key administration.
@@ -65,11 +80,16 @@ pub struct ObjectStore {
 }
 
 impl ObjectStore {
-    /// Starts the object store in `directory` (made when absent) with the bucket `bucket`.
+    /// Starts the object store in `directory` (made when absent) with the bucket `bucket`. `tls` is what
+    /// it shows to those who come with TLS.
     ///
     /// # Errors
     /// When the directory or no port can be used.
-    pub async fn start(directory: &Path, bucket: &str) -> anyhow::Result<Self> {
+    pub async fn start(
+        directory: &Path,
+        bucket: &str,
+        tls: Arc<ServerConfig>,
+    ) -> anyhow::Result<Self> {
         let objects = directory.join("objects");
         std::fs::create_dir_all(&objects)
             .with_context(|| format!("cannot make {}", objects.display()))?;
@@ -100,7 +120,8 @@ impl ObjectStore {
             &identity.admin_access_key,
         );
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, service.build(), administration, stop.clone()));
+        let service = Service { s3: service.build(), administration, tls: TlsAcceptor::from(tls) };
+        let task = tokio::spawn(serve(listener, service, stop.clone()));
         Ok(Self { identity, stop, task })
     }
 
@@ -159,15 +180,15 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port on 127.0.0.1")
 }
 
-async fn serve(
-    listener: TcpListener,
-    service: S3Service,
+/// What answers.
+#[derive(Clone)]
+struct Service {
+    s3: S3Service,
     administration: KeyAdministration,
-    stop: CancellationToken,
-) {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    let server = Arc::new(server);
+    tls: TlsAcceptor,
+}
+
+async fn serve(listener: TcpListener, service: Service, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -184,31 +205,66 @@ async fn serve(
         };
         // Otherwise the second part of an answer waits 40 ms for the first one to be acknowledged.
         let _ = stream.set_nodelay(true);
-        let (service, administration) = (service.clone(), administration.clone());
-        let answer = hyper::service::service_fn(move |request| {
-            let (service, administration) = (service.clone(), administration.clone());
-            async move { answer(&service, &administration, request).await }
-        });
-        let connection = server.serve_connection(TokioIo::new(stream), answer).into_owned();
-        let connection = graceful.watch(connection);
+        let (service, watcher, stop) = (service.clone(), graceful.watcher(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = service.connection(stream, watcher, stop).await {
                 tracing::debug!(%error, "a connection to the object store ended");
             }
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    let _ = timeout(DRAIN, graceful.shutdown()).await;
 }
 
-async fn answer(
-    service: &S3Service,
-    administration: &KeyAdministration,
-    request: http::Request<hyper::body::Incoming>,
-) -> Result<http::Response<s3s::Body>, s3s::HttpError> {
-    if KeyAdministration::is_for(request.uri().path()) {
-        let answer = administration.answer(request).await;
-        return Ok(answer.map(|body| s3s::Body::http_body(body.map_err(s3s::StdError::from))));
+impl Service {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        watcher: Watcher,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut first = [0];
+        let begins = async { timeout(HEADERS, stream.peek(&mut first)).await };
+        let n_bytes = tokio::select! {
+            n_bytes = begins => n_bytes.context("nothing came")??,
+            () = stop.cancelled() => return Ok(()),
+        };
+        if n_bytes == 0 || first != [HANDSHAKE] {
+            return self.answer_all(stream, watcher).await;
+        }
+        let stream = tokio::select! {
+            stream = timeout(HEADERS, self.tls.accept(stream)) => {
+                stream.context("the handshake does not end")??
+            }
+            () = stop.cancelled() => return Ok(()),
+        };
+        self.answer_all(stream, watcher).await
     }
-    service.call(request.map(s3s::Body::from)).await
+
+    async fn answer_all(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        watcher: Watcher,
+    ) -> anyhow::Result<()> {
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+        let service = self.clone();
+        let answer = hyper::service::service_fn(move |request| {
+            let service = service.clone();
+            async move { service.answer(request).await }
+        });
+        let connection = server.serve_connection(TokioIo::new(stream), answer);
+        watcher.watch(connection).await.map_err(|error| anyhow::anyhow!(error))
+    }
+
+    async fn answer(
+        &self,
+        request: http::Request<hyper::body::Incoming>,
+    ) -> Result<http::Response<s3s::Body>, s3s::HttpError> {
+        if KeyAdministration::is_for(request.uri().path()) {
+            let answer = self.administration.answer(request).await;
+            return Ok(answer.map(|body| s3s::Body::http_body(body.map_err(s3s::StdError::from))));
+        }
+        self.s3.call(request.map(s3s::Body::from)).await
+    }
 }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use hmac::{Hmac, Mac as _};
-use ops::object_store::ObjectStore;
+use ops::{data_dir::DataDir, object_store::ObjectStore, up::authority::Authority};
 use s3::{Bucket, Region, creds::Credentials, error::S3Error};
 use sha2::{Digest as _, Sha256};
 
@@ -27,8 +27,16 @@ impl Fixture {
 
     async fn over(directory: tempfile::TempDir) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let store = ObjectStore::start(directory.path(), BUCKET).await.expect("starts");
-        Self { directory, store, http: reqwest::Client::new() }
+        let data = DataDir::at(directory.path()).expect("a path");
+        data.prepare().expect("made");
+        let authority = Authority::of(&data);
+        authority.ensure().expect("made");
+        let tls = authority.server_config().expect("a certificate");
+        let store = ObjectStore::start(directory.path(), BUCKET, tls).await.expect("starts");
+        let root = std::fs::read(&authority.certificate).expect("there");
+        let root = reqwest::Certificate::from_pem(&root).expect("a certificate");
+        let http = reqwest::Client::builder().add_root_certificate(root).build();
+        Self { directory, store, http: http.expect("a client") }
     }
 
     async fn restart(self) -> Self {
@@ -370,4 +378,31 @@ async fn a_restart_changes_nothing() {
     assert_eq!(fixture.store.identity.key_admin_token, token);
     let read = fixture.site("site-one").get_object("/site/1/a").await.expect("reads");
     assert_eq!(read.as_slice(), b"kept");
+}
+
+#[tokio::test]
+async fn it_takes_connections_with_tls_at_the_same_port() {
+    let fixture = Fixture::start().await;
+    fixture.put_key("site-one", "site/1").await;
+    let url = fixture.store.url().replace("http://", "https://");
+    let token = &fixture.store.identity.key_admin_token;
+    for host in ["127.0.0.1", "localhost"] {
+        let keys = fixture.store.key_admin_url().replace(&fixture.store.url(), &url);
+        let keys = keys.replace("127.0.0.1", host);
+        let body = serde_json::json!({
+            "secret_key": SECRET, "bucket": BUCKET, "prefix": "site/2"
+        });
+        let request = fixture.http.put(format!("{keys}/site-two")).bearer_auth(token).json(&body);
+        assert_eq!(request.send().await.expect("answers").status(), 204, "{host}");
+    }
+    let stranger = reqwest::Client::new().get(&url).send().await.expect_err("is not trusted");
+    assert!(stranger.is_connect(), "{stranger:?}");
+    // Who is silent holds up neither the others nor the end.
+    let address = fixture.store.url().replace("http://", "");
+    let silent = tokio::net::TcpStream::connect(&address).await.expect("connects");
+    fixture.site("site-two").put_object("/site/2/a", b"there").await.expect("writes");
+    let begun = std::time::Instant::now();
+    fixture.store.stop().await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "waited for a silent one");
+    drop(silent);
 }

@@ -1,13 +1,17 @@
 //! The local certificate authority: it vouches for the sites' hostnames on this machine. Made once
 //! and kept, so that trusting it once is enough.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
+use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 use crate::data_dir::{DataDir, write_private};
@@ -70,6 +74,31 @@ impl Authority {
         write_private(&self.key, key.serialize_pem().as_bytes())?;
         write_private(&self.certificate, certificate.pem().as_bytes())?;
         make_readable(&self.certificate)
+    }
+
+    /// What the platform's own servers on this machine show to those who know the authority: a new
+    /// certificate for `localhost`, as good for as long as the authority.
+    ///
+    /// # Errors
+    /// When the authority's files cannot be read.
+    pub fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let issuer = KeyPair::from_pem(&read(&self.key)?)?;
+        let issuer = Issuer::from_ca_cert_pem(&read(&self.certificate)?, issuer)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        params.distinguished_name = DistinguishedName::new();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = OffsetDateTime::now_utc() - Duration::days(1);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(self.days_left()?);
+        let certificate = params.signed_by(&key, &issuer)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())?;
+        Ok(Arc::new(config))
     }
 
     /// Days until the certificate ends; negative when it has.

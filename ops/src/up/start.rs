@@ -1,6 +1,6 @@
 //! From nothing to everything, in order. Each step says how it went.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use control_types::{seal::KeyRing, state::DomainState};
@@ -83,7 +83,7 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
         control_database::ensure(&control, data, &regions).await
     })
     .await?;
-    let stores = start_object_stores(platform).await?;
+    let stores = start_object_stores(platform, &authority).await?;
     let api = provisioner::start(platform, &beside, &urls, &authority, args).await?;
     let token = secret_in(&token_file(data))?;
     let client = Client::new(&api, &token)?;
@@ -160,14 +160,20 @@ struct StorePlan {
     put: PutObjectStore,
 }
 
-async fn start_object_stores(platform: &Platform) -> anyhow::Result<Vec<StorePlan>> {
+async fn start_object_stores(
+    platform: &Platform,
+    authority: &Authority,
+) -> anyhow::Result<Vec<StorePlan>> {
+    let tls = authority.server_config()?;
     let mut plans = Vec::new();
     for region in REGIONS {
         let directory = platform.data.object_store(region.name);
         let name = format!("object store for {}", region.name);
         let log = platform.data.log("ta3lem");
-        let store =
-            step(&name, Some(&log), async { ObjectStore::start(&directory, BUCKET).await }).await?;
+        let store = step(&name, Some(&log), async {
+            ObjectStore::start(&directory, BUCKET, Arc::clone(&tls)).await
+        })
+        .await?;
         plans.push(StorePlan {
             name: region.object_store,
             put: PutObjectStore {
