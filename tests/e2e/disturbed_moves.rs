@@ -44,6 +44,8 @@ const SLUG: &str = "survivor";
 const REGIONS: [&str; 2] = ["id-jakarta", "sg-singapore"];
 /// How long all may take to be well again.
 const HEALING: Duration = Duration::from_secs(60);
+/// Between two visits, so that several of these stories have room on one machine.
+const PACE: Duration = Duration::from_millis(50);
 /// How long a move may take to come to a moment.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// When it is set, everything happens at every step whose names have one of these parts.
@@ -141,6 +143,8 @@ impl Story {
         origin: &str,
         disturbance: &Disturbance,
     ) -> Result<Homes> {
+        let visitor = self.stack.visitor()?;
+        visitor.sign_in(origin, &format!("admin@{SLUG}.test"), "a-long-password-1").await?;
         let stop = CancellationToken::new();
         let moving = async {
             let moved = self.disturb(before, disturbance).await;
@@ -150,7 +154,7 @@ impl Story {
         let (moved, written, visited) = tokio::join!(
             moving,
             nomad.write_until(&self.ground, stop.clone()),
-            self.visit(origin, &stop)
+            self.visit(&visitor, origin, &stop)
         );
         let (operation, healed) = moved?;
         let state = operation.state;
@@ -251,21 +255,21 @@ impl Story {
     /// Writes and reads over HTTPS until `stop`, and once more when all is well again. What was
     /// answered well must be there; not everything is answered well when servers are killed. How many
     /// were.
-    async fn visit(&self, origin: &str, stop: &CancellationToken) -> Result<u32> {
-        let visitor = self.stack.visitor()?;
-        let email = format!("admin@{SLUG}.test");
-        visitor.sign_in(origin, &email, "a-long-password-1").await?;
+    async fn visit(
+        &self,
+        visitor: &Visitor,
+        origin: &str,
+        stop: &CancellationToken,
+    ) -> Result<u32> {
         let mut visits = 0;
         while !stop.is_cancelled() {
-            match once(&visitor, origin, visits).await? {
-                true => visits += 1,
-                false => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
+            visits += u32::from(once(visitor, origin, visits).await?);
+            tokio::time::sleep(PACE).await;
         }
         let began = Instant::now();
-        while !once(&visitor, origin, visits).await? {
+        while !once(visitor, origin, visits).await? {
             ensure!(began.elapsed() < HEALING, "the site does not answer");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(PACE).await;
         }
         Ok(visits)
     }

@@ -1,12 +1,15 @@
 //! A site goes to another cluster of its own region and comes back, while people use it. Its files stay
 //! where they are.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use provisioner_api::places::PutCluster;
+use control_types::state::OperationState;
+use provisioner_api::{places::PutCluster, sites::MoveSite};
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tests::{Stack, places};
+use uuid::Uuid;
 
 use crate::moves::{FROM, SLUG, files_of, run, site, started, while_people_use_it};
 
@@ -26,30 +29,63 @@ pub async fn a_site_changes_its_cluster_inside_its_region() -> Result<()> {
     let stack = started().await?;
     let server = another_cluster(&stack).await?;
     let site = site(&stack)?;
-    while_people_use_it(&stack, &site, async |_| there_and_back(&stack).await).await?;
+    while_people_use_it(&stack, &site, async |_| there_and_back(&stack, &server).await).await?;
     ensure!(files_of(&stack, &site).await?.len() >= 2, "files are gone");
     stack.stop()?;
     drop(server);
     Ok(())
 }
 
-async fn there_and_back(stack: &Stack) -> Result<()> {
+async fn there_and_back(stack: &Stack, server: &Server) -> Result<()> {
     let first = place(stack)?["cluster"].as_str().context("no cluster")?.to_owned();
     let itself = stack.cli(&["site", "move", SLUG, "--to-cluster", &first])?;
     ensure!(itself.code == 1 && itself.stderr.contains("already"), "{}", itself.stderr);
     let nowhere = stack.cli(&["site", "move", SLUG, "--to-cluster", "jakarta-9"])?;
     ensure!(nowhere.code == 4 && nowhere.stderr.contains("jakarta-9"), "{}", nowhere.stderr);
+    waits_for_others(stack, server).await?;
+    ensure!(place(stack)?["cluster"] == CLUSTER, "it did not move");
     for (command, cluster) in [
-        (vec!["site", "move", SLUG, "--to-cluster", CLUSTER, "--fast"], CLUSTER),
         (vec!["site", "move-back", SLUG], first.as_str()),
         (vec!["site", "settle", SLUG, "--yes"], first.as_str()),
-        (vec!["site", "move", SLUG, "--to-cluster", CLUSTER], CLUSTER),
+        (vec!["site", "move", SLUG, "--to-cluster", CLUSTER, "--fast"], CLUSTER),
         (vec!["site", "settle", SLUG, "--yes"], CLUSTER),
     ] {
         run(stack, command.iter().map(ToString::to_string).collect()).await?;
         let place = place(stack)?;
         ensure!(place["cluster"] == cluster && place["region"] == FROM, "{command:?}: {place}");
     }
+    Ok(())
+}
+
+/// Others use the slots that it needs: it says so before and while it waits, and goes when they give them
+/// back.
+async fn waits_for_others(stack: &Stack, server: &Server) -> Result<()> {
+    const SHORT: &str = "cluster jakarta-2 has 5 of its 16 max_replication_slots left";
+    const OTHERS: &str = "from generate_series(1, 11) n";
+    let mut admin = PgConnection::connect(&server.admin_url()).await?;
+    let take = format!("select pg_create_physical_replication_slot('other_' || n) {OTHERS}");
+    sqlx::raw_sql(AssertSqlSafe(take)).execute(&mut admin).await?;
+    let plan = stack.cli(&["site", "move", SLUG, "--to-cluster", CLUSTER, "--dry-run"])?.ok()?;
+    ensure!(plan.stderr.contains(&format!("would wait: {SHORT}")), "{}", plan.stderr);
+    let (api, key) = (stack.api()?, Uuid::new_v4().to_string());
+    let wanted = MoveSite { cluster: Some(CLUSTER.to_owned()), ..MoveSite::default() };
+    let operation = api.move_site(SLUG, &wanted, &key).await?.operation.id;
+    let mut after = 0;
+    loop {
+        let news = api.operation_news(operation, after, Duration::from_secs(20)).await?;
+        ensure!(!news.operation.state.is_final(), "it did not wait: {:?}", news.operation);
+        let reasons =
+            news.events.iter().filter_map(|event| event.detail.as_ref()?["reason"].as_str());
+        if reasons.into_iter().any(|reason| reason.contains(SHORT)) {
+            break;
+        }
+        after = news.events.last().map_or(after, |event| event.seq);
+    }
+    let give_back = format!("select pg_drop_replication_slot('other_' || n) {OTHERS}");
+    sqlx::raw_sql(AssertSqlSafe(give_back)).execute(&mut admin).await?;
+    admin.close().await?;
+    let ended = api.wait_for(operation).await?;
+    ensure!(ended.state == OperationState::Succeeded, "{:?}", ended.last_error);
     Ok(())
 }
 
