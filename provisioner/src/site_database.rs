@@ -48,7 +48,7 @@ pub use comparison::{Comparison, Difference, Read, Reading};
 pub use contents::{Authority, Limits};
 pub use copy_status::CopyStatus;
 pub use database::SiteDatabase;
-pub use error::{Exhausted, SiteDatabaseError};
+pub use error::{Exhausted, SiteDatabaseError, is_lost};
 pub use fence::{Attempt, AuthorityState};
 pub use files::BlobRow;
 pub use name::{NotASiteDatabase, SiteDatabaseName};

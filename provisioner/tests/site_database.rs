@@ -13,6 +13,7 @@ use provisioner::{
 };
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 mod parts {
@@ -398,6 +399,34 @@ async fn a_cluster_that_is_down_or_full_says_so() {
     assert!(cluster.exists(&site.name).await.expect("answers again"));
     let wrong = SiteDatabases::new("x", "mysql://somewhere:secret@host/db").expect_err("no URL");
     assert!(!format!("{wrong} {wrong:?}").contains("secret"));
+}
+
+/// A server that is killed while it greets closes before it has answered, or in the middle of it.
+#[tokio::test]
+async fn a_server_that_dies_in_its_greeting_is_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join(".s.PGSQL.5432");
+    let listener = tokio::net::UnixListener::bind(&socket).expect("listens");
+    let url = format!("postgres://postgres@localhost/postgres?host={}", folder.path().display());
+    let cluster = SiteDatabases::new("jakarta-1", &url).expect("a URL");
+    let site = Site::new();
+    for words in [&b""[..], b"\0", b"N", b"NR\0\0"] {
+        let greets = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accepts");
+                let mut asked = [0; 8];
+                stream.read_exact(&mut asked).await.expect("asks for TLS");
+                stream.write_all(words).await.expect("begins to answer");
+            }
+        };
+        let asked = cluster.drop_database(&site.name);
+        let error = tokio::select! {
+            () = greets => unreachable!("it greets for ever"),
+            outcome = asked => outcome.expect_err("is down"),
+        };
+        let is_down = matches!(error, SiteDatabaseError::ClusterDown { .. });
+        assert!(is_down && error.is_retryable(), "{words:?}: {error:?}");
+    }
 }
 
 #[tokio::test]

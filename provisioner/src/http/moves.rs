@@ -52,7 +52,8 @@ pub async fn begin(
     }
     let site = find(&api, &site).await?;
     let params = params_of(&api, &site, &request).await?;
-    let findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
+    let mut findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
+    findings.problems.append(&mut findings.away);
     if request.dry_run {
         return Ok(Json(planned(&params, findings)).into_response());
     }
@@ -170,7 +171,7 @@ async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<DryRun, Refusal>
 
 /// What a move would do: how much there is counts for more than how long others took.
 fn planned(params: &MoveSiteParams, findings: Findings) -> DryRun {
-    let Findings { problems, waits, estimate } = findings;
+    let Findings { problems, waits, estimate, .. } = findings;
     let Estimate { bytes, copy_ms, pause_ms } = estimate;
     DryRun {
         problems,

@@ -10,7 +10,7 @@ use axum::{
 use provisioner_api::{Problem, problem};
 use tracing::error;
 
-use crate::{control_db::clusters::PlaceError, engine::worker::chain};
+use crate::{control_db::clusters::PlaceError, engine::worker::chain, site_database::is_lost};
 
 /// A request that is not granted.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Refusal {
 impl From<sqlx::Error> for Refusal {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+            error if is_lost(error) => {
                 error!(error = %chain(&error), "the control database does not answer");
                 Self::unavailable("control database", "the control database does not answer")
             }

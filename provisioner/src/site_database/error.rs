@@ -98,11 +98,9 @@ impl SiteDatabaseError {
     pub(super) fn sort(cluster: &str, action: &'static str, source: sqlx::Error) -> Self {
         let cluster = cluster.to_owned();
         let Some(code) = sqlstate(&source) else {
-            return match source {
-                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
-                    Self::ClusterDown { cluster, source }
-                }
-                source => Self::Refused { cluster, action, source },
+            return match is_lost(&source) {
+                true => Self::ClusterDown { cluster, source },
+                false => Self::Refused { cluster, action, source },
             };
         };
         if code.starts_with("08") || code.starts_with("57P0") {
@@ -161,9 +159,19 @@ fn is_passing(error: &sqlx::Error) -> bool {
             ["08", "53", "57P0", "40"].iter().any(|class| code.starts_with(class))
                 || ["55006", "55P03", "57014"].contains(&code.as_str())
         }
-        None => matches!(
-            error,
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
-        ),
+        None => is_lost(error),
     }
+}
+
+/// Whether there was no connection, or no longer one. A server that dies while it is greeted leaves an
+/// answer that is none (`Protocol`).
+pub fn is_lost(error: &sqlx::Error) -> bool {
+    matches!(
+        error,
+        sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+    )
 }

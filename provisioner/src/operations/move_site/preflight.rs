@@ -12,7 +12,7 @@ use crate::{
     control_db::{clusters, object_stores, placements, sites},
     engine::{Cx, Flow, StepError, StepResult},
     operations::changeover::{Pace, Side, Sides, far::shown},
-    site_database::{Readiness, SiteDatabases},
+    site_database::{Readiness, SiteDatabaseError, SiteDatabases},
     world::World,
 };
 
@@ -47,6 +47,8 @@ const BUSY: Duration = Duration::from_secs(2);
 pub struct Findings {
     /// What would stop the move, in words.
     pub problems: Vec<String>,
+    /// Who does not answer now, in words: nobody begins a move like that, and one that has begun waits.
+    pub away: Vec<String>,
     /// What it would wait for before it begins, in words.
     pub waits: Vec<String>,
     /// If it could be told.
@@ -55,10 +57,11 @@ pub struct Findings {
 
 /// The step: fails with everything that was found, and waits until both clusters have room.
 pub async fn run(cx: &mut Cx<'_, MoveSite>) -> StepResult {
-    let Findings { problems, waits, estimate } = look(cx.world, cx.site, &cx.params).await?;
+    let Findings { problems, away, waits, estimate } = look(cx.world, cx.site, &cx.params).await?;
     if !problems.is_empty() {
         return Err(StepError::fail(problems.join("; ")));
     }
+    let waits: Vec<_> = away.into_iter().chain(waits).collect();
     if !waits.is_empty() {
         return Ok(Flow::Wait { pause: BUSY, reason: waits.join("; ") });
     }
@@ -173,6 +176,15 @@ impl Findings {
     fn problem(&mut self, problem: String) {
         self.problems.push(problem);
     }
+
+    fn error(&mut self, error: &SiteDatabaseError) {
+        let told = error.to_string();
+        match error {
+            SiteDatabaseError::ClusterDown { .. } if self.away.contains(&told) => {}
+            SiteDatabaseError::ClusterDown { .. } => self.away.push(told),
+            _ => self.problem(told),
+        }
+    }
 }
 
 async fn look_at_routers(
@@ -193,7 +205,7 @@ async fn look_at_routers(
             ));
         }
         if let Err(error) = world.router_status(&router).await {
-            findings.problem(format!("router {} does not answer: {error}", router.name));
+            findings.away.push(format!("router {} does not answer: {error}", router.name));
         }
     }
     Ok(())
@@ -202,7 +214,7 @@ async fn look_at_routers(
 async fn look_at_source(source: &Side, findings: &mut Findings) {
     match source.cluster.check_isolation(&source.database).await {
         Ok(found) => found.into_iter().for_each(|found| findings.problem(found)),
-        Err(error) => return findings.problem(error.to_string()),
+        Err(error) => return findings.error(&error),
     }
     match source.cluster.schema_version(&source.database).await {
         Ok(Some(version)) if version == migrations::Schema::Site.latest_version() => {}
@@ -211,7 +223,7 @@ async fn look_at_source(source: &Side, findings: &mut Findings) {
             version.map_or_else(|| "?".to_owned(), |version| version.to_string()),
             migrations::Schema::Site.latest_version()
         )),
-        Err(error) => findings.problem(error.to_string()),
+        Err(error) => findings.error(&error),
     }
     look_at_replication(&source.cluster, findings).await;
 }
@@ -224,7 +236,7 @@ async fn look_at_target(source: &Side, target: &SiteDatabases, findings: &mut Fi
             "the database has {ours}, new ones on cluster {} have {theirs}",
             target.cluster()
         )),
-        (Err(error), _) | (_, Err(error)) => findings.problem(error.to_string()),
+        (Err(error), _) | (_, Err(error)) => findings.error(&error),
         _ => {}
     }
 }
@@ -235,7 +247,7 @@ async fn look_at_replication(cluster: &SiteDatabases, findings: &mut Findings) {
             findings.problems.extend(problems);
             findings.waits.extend(busy);
         }
-        Err(error) => findings.problem(error.to_string()),
+        Err(error) => findings.error(&error),
     }
 }
 
@@ -275,7 +287,7 @@ async fn look_at_disk(target: &SiteDatabases, rows: u64, findings: &mut Findings
     match target.free_disk().await {
         Ok(Some(free)) => findings.problems.extend(short_of_disk(target.cluster(), free, rows)),
         Ok(None) => {}
-        Err(error) => findings.problem(error.to_string()),
+        Err(error) => findings.error(&error),
     }
 }
 
