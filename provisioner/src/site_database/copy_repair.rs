@@ -13,10 +13,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::{
-    SiteDatabaseError, SiteDatabaseName, SiteDatabases,
-    replication::{FOLLOWED, PUBLICATION},
-};
+use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases, replication::FOLLOWED};
 
 /// A table that was copied but does not follow yet, without anybody who works on it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
@@ -41,8 +38,7 @@ impl SiteDatabases {
         let lost = self.lost_tables(name, (leader, of)).await?;
         if !lost.is_empty() {
             let tables: Vec<_> = lost.into_iter().map(|left| left.table).collect();
-            let sql = format!("alter publication {PUBLICATION} drop table {}", tables.join(", "));
-            leader.alter(of, "take tables out of a publication", sql).await?;
+            leader.publish_tables(of, &tables).await?;
             self.refresh(name).await?;
         }
         let tables = self.not_followed(name).await?;
@@ -51,7 +47,7 @@ impl SiteDatabases {
             let emptied = empty(&mut connection, &tables).await;
             let _ = connection.close().await;
             emptied.map_err(|error| self.sort("empty tables whose copy was lost", error))?;
-            leader.publish_tables(of).await?;
+            leader.publish_tables(of, &[]).await?;
             self.refresh(name).await?;
         }
         Ok(tables)
@@ -121,19 +117,10 @@ impl SiteDatabases {
     /// Lets the subscription have the tables of the publication, those that are new with a copy.
     async fn refresh(&self, name: &SiteDatabaseName) -> Result<(), SiteDatabaseError> {
         let sql = format!("alter subscription {} refresh publication", name.stream());
-        self.alter(name, "follow the tables of a publication", sql).await
-    }
-
-    async fn alter(
-        &self,
-        name: &SiteDatabaseName,
-        action: &'static str,
-        sql: String,
-    ) -> Result<(), SiteDatabaseError> {
         let mut connection = self.connect(Some(name)).await?;
         let outcome = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
         let _ = connection.close().await;
-        outcome.map(|_| ()).map_err(|error| self.sort(action, error))
+        outcome.map(|_| ()).map_err(|error| self.sort("follow the tables of a publication", error))
     }
 }
 

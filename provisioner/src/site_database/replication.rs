@@ -18,7 +18,7 @@ use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases, error::sqlstate}
 use crate::secrets::{ScramVerifier, SecretError, random_text};
 
 /// The publication in a publisher's database.
-pub(super) const PUBLICATION: &str = "site_move";
+const PUBLICATION: &str = "site_move";
 /// Which tables are published: those of `pg_class c` in `pg_namespace n` for which this holds.
 pub(super) const FOLLOWED: &str = "c.relkind = 'r' and (n.nspname = 'public'
     or (n.nspname, c.relname) = ('platform', 'move_marker'))";
@@ -112,21 +112,26 @@ impl SiteDatabases {
             verifier = verifier.as_str(),
         );
         self.run("make a role for replication", role).await?;
-        self.publish_tables(name).await?;
+        self.publish_tables(name, &[]).await?;
         Ok(Ok(Mover { address, database: name.clone(), password }))
     }
 
-    /// Publishes every table that shall follow.
+    /// Publishes every table that shall follow, without some (with their schemas, quoted).
     pub(super) async fn publish_tables(
         &self,
         name: &SiteDatabaseName,
+        without: &[String],
     ) -> Result<(), SiteDatabaseError> {
+        let without: Vec<_> =
+            without.iter().map(|table| format!("'{}'", table.replace('\'', "''"))).collect();
+        let without = without.join(", ");
         let publication = format!(
             "do $publish$
              declare wanted text := (
                  select string_agg(c.oid::regclass::text, ', ' order by c.oid::regclass::text)
                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                 where {FOLLOWED});
+                 where {FOLLOWED}
+                     and format('%I.%I', n.nspname, c.relname) <> all (array[{without}]::text[]));
              begin
                  if exists (select from pg_publication where pubname = '{PUBLICATION}') then
                      execute 'alter publication {PUBLICATION} set table ' || wanted;

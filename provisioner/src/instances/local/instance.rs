@@ -72,7 +72,7 @@ pub struct Instance {
     process: Option<Process>,
     /// The process is of another spec, or has another socket.
     outdated: bool,
-    /// The process is of another generation: it has nothing to answer any more.
+    /// The outdated process is of another generation: it has nothing to answer any more.
     superseded: bool,
     /// Start without a connection, once.
     start_now: bool,
@@ -218,9 +218,11 @@ impl Instance {
             self.listener = Some(Arc::new(socket));
         }
         if self.hash != hash {
-            self.outdated = self.process.is_some();
             let known = self.spec.as_ref().map(|spec| spec.config.generation);
-            self.superseded = known.is_some_and(|known| known != spec.config.generation);
+            let is_another = known.is_some_and(|known| known != spec.config.generation);
+            // A process may be outdated twice before its successor begins.
+            self.superseded = is_another || (self.outdated && self.superseded);
+            self.outdated = self.process.is_some();
             self.back_off = BackOff::default();
             self.not_before = None;
         }
