@@ -224,21 +224,15 @@ impl Service {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut first = [0];
-        let begins = async { timeout(HEADERS, stream.peek(&mut first)).await };
-        let n_bytes = tokio::select! {
-            n_bytes = begins => n_bytes.context("nothing came")??,
-            () = stop.cancelled() => return Ok(()),
-        };
-        if n_bytes == 0 || first != [HANDSHAKE] {
+        let begins = timeout(HEADERS, stream.peek(&mut first));
+        let Some(begins) = stop.run_until_cancelled(begins).await else { return Ok(()) };
+        begins.context("nothing came")??;
+        if first != [HANDSHAKE] {
             return self.answer_all(stream, watcher).await;
         }
-        let stream = tokio::select! {
-            stream = timeout(HEADERS, self.tls.accept(stream)) => {
-                stream.context("the handshake does not end")??
-            }
-            () = stop.cancelled() => return Ok(()),
-        };
-        self.answer_all(stream, watcher).await
+        let handshake = timeout(HEADERS, self.tls.accept(stream));
+        let Some(handshake) = stop.run_until_cancelled(handshake).await else { return Ok(()) };
+        self.answer_all(handshake.context("the handshake does not end")??, watcher).await
     }
 
     async fn answer_all(

@@ -193,14 +193,12 @@ async fn plan_or_failure(
             let told = format!("would wait: {wait}");
             output.complain(&output.paint_err(&told, Tone::Busy).to_string());
         }
-    }
-    if plan.problems.is_empty() {
-        return Ok(());
-    }
-    if !output.json {
         for problem in &plan.problems {
             output.complain(&output.paint_err(problem, Tone::Bad).to_string());
         }
+    }
+    if plan.problems.is_empty() {
+        return Ok(());
     }
     Err(Failure::new(Code::Failed, format!("{name} cannot be moved now")))
 }

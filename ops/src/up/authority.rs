@@ -77,7 +77,7 @@ impl Authority {
     }
 
     /// What the platform's own servers on this machine show to those who know the authority: a new
-    /// certificate for `localhost`, as good for as long as the authority.
+    /// certificate for `localhost`, good for as long as the authority.
     ///
     /// # Errors
     /// When the authority's files cannot be read.
