@@ -33,95 +33,87 @@ impl SiteDatabases {
     pub async fn repair_copy(
         &self,
         name: &SiteDatabaseName,
+        leader: (&Self, &SiteDatabaseName),
+    ) -> Result<Vec<String>, SiteDatabaseError> {
+        let mut connection = self.connect(Some(name)).await?;
+        let repaired = self.repair_over(&mut connection, name, leader).await;
+        let _ = connection.close().await;
+        repaired
+    }
+
+    async fn repair_over(
+        &self,
+        connection: &mut PgConnection,
+        name: &SiteDatabaseName,
         (leader, of): (&Self, &SiteDatabaseName),
     ) -> Result<Vec<String>, SiteDatabaseError> {
-        let lost = self.lost_tables(name, (leader, of)).await?;
-        if !lost.is_empty() {
-            let tables: Vec<_> = lost.into_iter().map(|left| left.table).collect();
-            leader.publish_tables(of, &tables).await?;
-            self.refresh(name).await?;
+        let sort = |error| self.sort("mend the copy of a table", error);
+        let before = left(connection).await.map_err(sort)?;
+        if !before.is_empty() {
+            let slots = leader.slots(of).await?;
+            // A slot also goes when all is well, shortly before its table is done; but then there is a
+            // worker until it is.
+            let after = left(connection).await.map_err(sort)?;
+            let lost = before.intersection(&after).filter(|left| !slots.contains(&left.slot));
+            let lost: Vec<_> = lost.map(|left| left.table.clone()).collect();
+            if !lost.is_empty() {
+                leader.publish_tables(of, &lost).await?;
+                refresh(connection, name).await.map_err(sort)?;
+            }
         }
-        let tables = self.not_followed(name).await?;
+        let tables = not_followed(connection, name).await.map_err(sort)?;
         if !tables.is_empty() {
-            let mut connection = self.connect(Some(name)).await?;
-            let emptied = empty(&mut connection, &tables).await;
-            let _ = connection.close().await;
-            emptied.map_err(|error| self.sort("empty tables whose copy was lost", error))?;
+            empty(connection, &tables).await.map_err(sort)?;
             leader.publish_tables(of, &[]).await?;
-            self.refresh(name).await?;
+            refresh(connection, name).await.map_err(sort)?;
         }
         Ok(tables)
     }
+}
 
-    /// Those whose slot is gone. A slot also goes when all is well, shortly before its table is done;
-    /// but then there is a worker until it is.
-    async fn lost_tables(
-        &self,
-        name: &SiteDatabaseName,
-        (leader, of): (&Self, &SiteDatabaseName),
-    ) -> Result<BTreeSet<Left>, SiteDatabaseError> {
-        let before = self.left(name).await?;
-        if before.is_empty() {
-            return Ok(before);
-        }
-        let slots: BTreeSet<_> = leader.slots(of).await?.into_iter().collect();
-        let after = self.left(name).await?;
-        Ok(before
-            .into_iter()
-            .filter(|left| after.contains(left) && !slots.contains(&left.slot))
-            .collect())
-    }
+async fn left(connection: &mut PgConnection) -> Result<BTreeSet<Left>, sqlx::Error> {
+    let left: Vec<Left> = sqlx::query_as(
+        "select format('%I.%I', n.nspname, c.relname) as table,
+                format('pg_%s_sync_%s_%s', r.srsubid, r.srrelid,
+                       (select system_identifier from pg_control_system())) as slot
+         from pg_subscription_rel r
+         join pg_class c on c.oid = r.srrelid join pg_namespace n on n.oid = c.relnamespace
+         where r.srsubstate = 'f' and not exists (
+             select from pg_stat_subscription s
+             where s.subid = r.srsubid and s.relid = r.srrelid and s.pid is not null)",
+    )
+    .persistent(false)
+    .fetch_all(connection)
+    .await?;
+    Ok(left.into_iter().collect())
+}
 
-    async fn left(&self, name: &SiteDatabaseName) -> Result<BTreeSet<Left>, SiteDatabaseError> {
-        let mut connection = self.connect(Some(name)).await?;
-        let left: Result<Vec<Left>, sqlx::Error> = sqlx::query_as(
-            "select format('%I.%I', n.nspname, c.relname) as table,
-                    format('pg_%s_sync_%s_%s', r.srsubid, r.srrelid,
-                           (select system_identifier from pg_control_system())) as slot
-             from pg_subscription_rel r
-             join pg_class c on c.oid = r.srrelid join pg_namespace n on n.oid = c.relnamespace
-             where r.srsubstate = 'f' and not exists (
-                 select from pg_stat_subscription s
-                 where s.subid = r.srsubid and s.relid = r.srrelid and s.pid is not null)",
-        )
-        .persistent(false)
-        .fetch_all(&mut connection)
-        .await;
-        let _ = connection.close().await;
-        let left = left.map_err(|error| self.sort("look at the copy of each table", error))?;
-        Ok(left.into_iter().collect())
-    }
+/// The tables that should follow and do not.
+async fn not_followed(
+    connection: &mut PgConnection,
+    name: &SiteDatabaseName,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        "select format('%I.%I', n.nspname, c.relname)
+         from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where {FOLLOWED} and exists (select from pg_subscription where subname = '{stream}'
+                 and subdbid = (select oid from pg_database where datname = current_database()))
+             and not exists (select from pg_subscription_rel where srrelid = c.oid)
+         order by 1",
+        stream = name.stream()
+    )))
+    .persistent(false)
+    .fetch_all(connection)
+    .await
+}
 
-    /// The tables that should follow and do not.
-    async fn not_followed(
-        &self,
-        name: &SiteDatabaseName,
-    ) -> Result<Vec<String>, SiteDatabaseError> {
-        let mut connection = self.connect(Some(name)).await?;
-        let tables = sqlx::query_scalar(AssertSqlSafe(format!(
-            "select format('%I.%I', n.nspname, c.relname)
-             from pg_class c join pg_namespace n on n.oid = c.relnamespace
-             where {FOLLOWED} and exists (select from pg_subscription where subname = '{stream}'
-                     and subdbid = (select oid from pg_database where datname = current_database()))
-                 and not exists (select from pg_subscription_rel where srrelid = c.oid)
-             order by 1",
-            stream = name.stream()
-        )))
-        .persistent(false)
-        .fetch_all(&mut connection)
-        .await;
-        let _ = connection.close().await;
-        tables.map_err(|error| self.sort("look for tables that do not follow", error))
-    }
-
-    /// Lets the subscription have the tables of the publication, those that are new with a copy.
-    async fn refresh(&self, name: &SiteDatabaseName) -> Result<(), SiteDatabaseError> {
-        let sql = format!("alter subscription {} refresh publication", name.stream());
-        let mut connection = self.connect(Some(name)).await?;
-        let outcome = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
-        let _ = connection.close().await;
-        outcome.map(|_| ()).map_err(|error| self.sort("follow the tables of a publication", error))
-    }
+/// Lets the subscription have the tables of the publication, those that are new with a copy.
+async fn refresh(
+    connection: &mut PgConnection,
+    name: &SiteDatabaseName,
+) -> Result<(), sqlx::Error> {
+    let sql = format!("alter subscription {} refresh publication", name.stream());
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
 /// What refers to the tables stays: its rows come again.
