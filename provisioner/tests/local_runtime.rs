@@ -198,7 +198,7 @@ async fn a_changed_instance_is_replaced_and_finishes_what_it_has() {
     rig.ask(&spec).await;
     spec.config.generation = spec.config.generation.next();
     rig.runtime().ensure(&spec).await.expect("ensures");
-    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    rig.await_successor(&spec, old.pid).await;
     assert_eq!(slow.await.expect("is answered").pid, old.pid);
     rig::until(|| is_gone(old.pid)).await;
     let new = rig.ask(&spec).await;
@@ -218,7 +218,7 @@ async fn a_replaced_instance_answers_on_the_connections_that_it_has() {
     rig.ask(&spec).await;
     spec.config.database.password = "another".to_owned();
     rig.runtime().ensure(&spec).await.expect("ensures");
-    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    rig.await_successor(&spec, old.pid).await;
     assert_eq!(rig::exchange(kept, "hello").await.pid, old.pid);
     // A provisioner that takes over tells it the same.
     rig.lose_runtime().await;
@@ -242,7 +242,7 @@ async fn who_is_removed_waits_for_no_idle_connection() {
     rig.ask(&spec).await;
     spec.config.database.password = "another".to_owned();
     rig.runtime().ensure(&spec).await.expect("ensures");
-    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    rig.await_successor(&spec, old.pid).await;
     assert!(!is_gone(old.pid), "a connection is open");
     rig.runtime().remove(spec.config.instance_id).await.expect("removes");
     assert!(is_gone(old.pid));
@@ -259,7 +259,7 @@ async fn what_changed_while_no_provisioner_was_there_is_replaced() {
     rig.open();
     spec.config.database.password = "another".to_owned();
     rig.runtime().ensure(&spec).await.expect("ensures");
-    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    rig.await_successor(&spec, old.pid).await;
     rig::until(|| is_gone(old.pid)).await;
     rig.ask(&spec).await;
     rig.runtime().stop_all().await;
@@ -274,7 +274,7 @@ async fn a_process_that_does_not_give_its_socket_back_is_replaced() {
     rig.lose_runtime().await;
     rig.open();
     rig.runtime().ensure(&spec).await.expect("ensures");
-    rig.await_seen(&spec, |seen| seen.process_id.is_some_and(|pid| pid != old.pid)).await;
+    rig.await_successor(&spec, old.pid).await;
     assert_ne!(rig.ask(&spec).await.pid, old.pid);
     rig::until(|| is_gone(old.pid)).await;
     rig.runtime().stop_all().await;

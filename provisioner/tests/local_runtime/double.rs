@@ -1,7 +1,8 @@
 //! The process of an instance, reduced to its contract: two inherited sockets, the configuration
-//! on standard input, an idle exit, a drain at SIGTERM, and at SIGWINCH an end with its last connection.
-//! It answers each line with its process id and its generation. `storage.bucket` says how it behaves: `serve`, `crash`, or `mute` (does not
-//! answer on its control socket); `storage.prefix` is the idle time in milliseconds, 0 for none.
+//! on standard input, an idle exit, a drain at SIGTERM, and at SIGWINCH an end with its last
+//! connection. It answers each line with its process id and its generation. `storage.bucket` says how
+//! it behaves: `serve`, `crash`, or `mute` (does not answer on its control socket); `storage.prefix`
+//! is the idle time in milliseconds, 0 for none.
 
 use std::{
     io::{IoSlice, Read},
@@ -78,14 +79,11 @@ async fn serve(config: Arc<InstanceConfig>) {
         }
     }
     drop(listener);
-    let mut opened = open.subscribe();
-    tokio::select! {
-        _ = opened.wait_for(|n_open| *n_open == 0) => return,
-        _ = terminated.recv(), if !*draining.borrow() => {
-            draining.send_replace(true);
-        }
-    }
-    let _ = opened.wait_for(|n_open| *n_open == 0).await;
+    tokio::spawn(async move {
+        terminated.recv().await;
+        draining.send_replace(true);
+    });
+    let _ = open.subscribe().wait_for(|n_open| *n_open == 0).await;
 }
 
 async fn answer(stream: UnixStream, config: &InstanceConfig, mut draining: watch::Receiver<bool>) {

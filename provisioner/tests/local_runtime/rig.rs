@@ -162,6 +162,11 @@ impl Rig {
         };
         timeout(PATIENCE, waiting).await.expect("is seen so in time")
     }
+
+    /// Waits until another process than this one takes the connections.
+    pub async fn await_successor(&self, spec: &InstanceSpec, of: i32) {
+        self.await_seen(spec, |seen| seen.process_id.is_some_and(|pid| pid != of)).await;
+    }
 }
 
 /// Sends one line and reads the answer.

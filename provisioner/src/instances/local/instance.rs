@@ -72,8 +72,6 @@ pub struct Instance {
     process: Option<Process>,
     /// The process is of another spec, or has another socket.
     outdated: bool,
-    /// The outdated process is of another generation: it has nothing to answer any more.
-    superseded: bool,
     /// Start without a connection, once.
     start_now: bool,
     /// No start before this.
@@ -107,7 +105,6 @@ impl Instance {
             listener: None,
             process: None,
             outdated: false,
-            superseded: false,
             start_now: false,
             not_before: None,
             back_off: BackOff::default(),
@@ -218,13 +215,11 @@ impl Instance {
             self.listener = Some(Arc::new(socket));
         }
         if self.hash != hash {
-            let known = self.spec.as_ref().map(|spec| spec.config.generation);
-            let is_another = known.is_some_and(|known| known != spec.config.generation);
-            // A process may be outdated twice before its successor begins.
-            self.superseded = is_another || (self.outdated && self.superseded);
             self.outdated = self.process.is_some();
             self.back_off = BackOff::default();
             self.not_before = None;
+        } else if let Some(process) = &mut self.process {
+            process.generation = Some(spec.config.generation);
         }
         self.hash = hash;
         self.slug = Some(spec.config.slug.clone());

@@ -11,7 +11,7 @@ use std::{
 
 use command_fds::{CommandFdExt, FdMapping};
 use control_types::{
-    InstanceConfig,
+    Generation, InstanceConfig,
     instance_config::{CONTROL_FD, LISTEN_FD},
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -48,6 +48,8 @@ pub enum Ended {
 pub struct Process {
     /// Which.
     pub identity: ProcessIdentity,
+    /// Of which generation; none until that is known of one that was found again.
+    pub generation: Option<Generation>,
     /// When it was started, or found again.
     pub since: Instant,
     /// Where in the site's log its lines begin.
@@ -104,7 +106,9 @@ impl Untold {
                 let child = Some(child);
                 let since = Instant::now();
                 let answered = Arc::default();
-                let process = Process { identity, since, log_start, answered, watch, child };
+                let generation = None;
+                let process =
+                    Process { identity, generation, since, log_start, answered, watch, child };
                 Ok(Self { process, stdin })
             }
             Err(error) => {
@@ -128,6 +132,7 @@ impl Untold {
         // Far less than a pipe holds, so this waits for nothing. A process that ended already
         // does not read it; its end tells more than this error would.
         let _ = self.stdin.write_all(&text);
+        self.process.generation = Some(config.generation);
         Ok(self.process)
     }
 
@@ -147,7 +152,8 @@ impl Process {
         let identity = Some(identity).filter(|identity| identity.is_alive())?.clone();
         let since = Instant::now();
         let answered = Arc::new(AtomicBool::new(true));
-        Some(Self { identity, since, log_start: 0, answered, watch, child: None })
+        let generation = None;
+        Some(Self { identity, generation, since, log_start: 0, answered, watch, child: None })
     }
 
     /// Returns when the process has ended. Can be cancelled and called again.
@@ -168,7 +174,7 @@ impl Process {
     /// asks to close each, and ends with the last. Drains it when that takes too long, or at `hurry`.
     pub async fn hand_over(mut self, hurry: CancellationToken) -> (ProcessIdentity, bool) {
         let until = Instant::now() + KEPT;
-        loop {
+        while Instant::now() < until {
             // One that does not know the signal is not disturbed by it.
             self.signal(Signal::WINCH);
             let next = until.min(Instant::now() + TOLD_AGAIN);
@@ -176,9 +182,6 @@ impl Process {
                 _ = self.ended() => return (self.identity, true),
                 () = hurry.cancelled() => break,
                 () = sleep_until(next) => {}
-            }
-            if Instant::now() >= until {
-                break;
             }
         }
         self.drain().await

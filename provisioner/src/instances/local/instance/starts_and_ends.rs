@@ -69,7 +69,9 @@ impl Instance {
         self.watch_start(permit, Arc::clone(&process.answered));
         self.outdated = false;
         if let Some(old) = self.process.replace(process) {
-            self.let_go(old, self.superseded);
+            // One of another generation has nothing to answer any more.
+            let is_superseded = old.generation.is_some_and(|old| old != spec.config.generation);
+            self.let_go(old, is_superseded);
         }
         Ok(())
     }
