@@ -154,7 +154,7 @@ impl Story {
         let (moved, written, visited) = tokio::join!(
             moving,
             nomad.write_until(&self.ground, stop.clone()),
-            self.visit(&visitor, origin, &stop)
+            visit(&visitor, origin, &stop)
         );
         let (operation, healed) = moved?;
         let state = operation.state;
@@ -251,28 +251,23 @@ impl Story {
         database.close().await?;
         Ok(target)
     }
+}
 
-    /// Writes and reads over HTTPS until `stop`, and once more when all is well again. What was
-    /// answered well must be there; not everything is answered well when servers are killed. How many
-    /// were.
-    async fn visit(
-        &self,
-        visitor: &Visitor,
-        origin: &str,
-        stop: &CancellationToken,
-    ) -> Result<u32> {
-        let mut visits = 0;
-        while !stop.is_cancelled() {
-            visits += u32::from(once(visitor, origin, visits).await?);
-            tokio::time::sleep(PACE).await;
-        }
-        let began = Instant::now();
-        while !once(visitor, origin, visits).await? {
-            ensure!(began.elapsed() < HEALING, "the site does not answer");
-            tokio::time::sleep(PACE).await;
-        }
-        Ok(visits)
+/// Writes and reads over HTTPS until `stop`, and once more when all is well again. What was
+/// answered well must be there; not everything is answered well when servers are killed. How many
+/// were.
+async fn visit(visitor: &Visitor, origin: &str, stop: &CancellationToken) -> Result<u32> {
+    let mut visits = 0;
+    while !stop.is_cancelled() {
+        visits += u32::from(once(visitor, origin, visits).await?);
+        tokio::time::sleep(PACE).await;
     }
+    let began = Instant::now();
+    while !once(visitor, origin, visits).await? {
+        ensure!(began.elapsed() < HEALING, "the site does not answer");
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(visits)
 }
 
 /// A write and a read of it; false when one of them was not answered well. An error when what was

@@ -12,12 +12,12 @@ use provisioner::control_db::ControlDb;
 use provisioner_api::sites::CreateSite;
 use sqlx::PgPool;
 use tests::Stack;
-use uuid::Uuid;
 
-use crate::site_life::{create, delete, request};
+use crate::site_life::{create, create_as, delete, request};
 
-/// People who write all the time while a site's process is replaced, and how often it is.
+/// The site whose process is replaced, and its plan.
 const SLUG: &str = "replaced";
+/// People who write all the time meanwhile, and how often it is replaced.
 const WRITERS: usize = 8;
 const REPLACED: u32 = 4;
 
@@ -69,16 +69,13 @@ pub async fn a_sleeping_site_wakes_once(stack: &Stack) -> Result<()> {
 /// that was kept: a router may not send one again.
 pub async fn a_site_is_replaced_while_people_write(stack: &Stack) -> Result<()> {
     let control = ControlDb::new(&stack.control_database_url()?)?.pool;
-    plan_of_its_own(&control, SLUG).await?;
-    let (api, key) = (stack.api()?, Uuid::new_v4().to_string());
+    plan_of_its_own(&control).await?;
     let wanted = CreateSite { plan: SLUG.to_owned(), ..request(SLUG) };
-    let accepted = api.create_site(&wanted, &key).await?;
-    api.wait_for(accepted.operation.id).await?;
-    let origin = stack.url(SLUG, "id-jakarta")?;
+    let origin = create_as(stack, &wanted).await?;
     let stop = AtomicBool::new(false);
     let writers = try_join_all((0..WRITERS).map(|_| write(stack, &origin, &stop)));
     let operator = async {
-        let replaced = replace(stack, &control, SLUG).await;
+        let replaced = replace(stack, &control).await;
         stop.store(true, Ordering::SeqCst);
         replaced
     };
@@ -87,13 +84,13 @@ pub async fn a_site_is_replaced_while_people_write(stack: &Stack) -> Result<()> 
     delete(stack, SLUG).await
 }
 
-async fn plan_of_its_own(control: &PgPool, name: &str) -> Result<()> {
+async fn plan_of_its_own(control: &PgPool) -> Result<()> {
     sqlx::query(
         "insert into plan (name, display_name, max_upload_bytes, max_custom_domains, min_instances,
              requests_per_second, request_burst)
          values ($1, $1, 1048576, 0, 1, 100000, 100000)",
     )
-    .bind(name)
+    .bind(SLUG)
     .execute(control)
     .await?;
     Ok(())
@@ -114,17 +111,19 @@ async fn write(stack: &Stack, origin: &str, stop: &AtomicBool) -> Result<usize> 
     Ok(n_answered)
 }
 
-async fn replace(stack: &Stack, control: &PgPool, slug: &str) -> Result<()> {
-    let api = stack.api()?;
-    let starts = async || -> Result<u32> {
-        Ok(api.site(slug).await?.instance.context("no instance")?.starts.try_into()?)
+async fn replace(stack: &Stack, control: &PgPool) -> Result<()> {
+    let starts = async || -> Result<i32> {
+        Ok(stack.api()?.site(SLUG).await?.instance.context("no instance")?.starts)
     };
     for _ in 0..REPLACED {
         let before = starts().await?;
-        sqlx::query("update plan set max_database_connections = max_database_connections + 1 where name = $1")
-            .bind(slug)
-            .execute(control)
-            .await?;
+        sqlx::query(
+            "update plan set max_database_connections = max_database_connections + 1
+             where name = $1",
+        )
+        .bind(SLUG)
+        .execute(control)
+        .await?;
         for attempt in 0.. {
             if starts().await? > before {
                 break;

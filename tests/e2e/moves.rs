@@ -18,9 +18,8 @@ use tests::{
     Stack, Visitor,
     stack::{ReadyLogin, ReadySite, Start},
 };
-use uuid::Uuid;
 
-use crate::site_life::{delete, request};
+use crate::site_life::{create_as, delete, request};
 
 pub const SLUG: &str = "nusantara";
 pub const FROM: &str = "id-jakarta";
@@ -65,12 +64,10 @@ pub async fn while_people_use_it(
 
 /// What is left in a region goes elsewhere by one command; what may not is named, and stays.
 async fn a_region_is_drained(stack: &Stack) -> Result<()> {
-    let api = stack.api()?;
     for (slug, regions) in [("mover", vec![FROM, TO]), ("stayer", vec![FROM])] {
         let allowed = regions.into_iter().map(str::to_owned).collect();
         let request = CreateSite { allowed_regions: Some(allowed), ..request(slug) };
-        let accepted = api.create_site(&request, &Uuid::new_v4().to_string()).await?;
-        api.wait_for(accepted.operation.id).await?;
+        create_as(stack, &request).await?;
     }
     let drain = stack.cli(&["region", "drain", FROM, "--to", TO])?;
     ensure!(drain.code == 1, "{}: {}{}", drain.code, drain.stdout, drain.stderr);

@@ -32,8 +32,13 @@ pub fn request(slug: &str) -> CreateSite {
 
 /// Creates a site and waits until it serves.
 pub async fn create(stack: &Stack, slug: &str) -> Result<String> {
-    let api = stack.api()?;
-    let accepted = api.create_site(&request(slug), &Uuid::new_v4().to_string()).await?;
+    create_as(stack, &request(slug)).await
+}
+
+/// Creates a site as it is asked for, in Jakarta, and waits until it serves.
+pub async fn create_as(stack: &Stack, request: &CreateSite) -> Result<String> {
+    let (api, slug) = (stack.api()?, &request.slug);
+    let accepted = api.create_site(request, &Uuid::new_v4().to_string()).await?;
     let operation = api.wait_for(accepted.operation.id).await?;
     ensure!(
         operation.state == OperationState::Succeeded,

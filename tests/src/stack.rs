@@ -19,12 +19,12 @@ use crate::{Visitor, binaries::binary, dns_server::DnsServer};
 
 /// Longest start, in debug mode on a busy machine.
 const START: Duration = Duration::from_secs(180);
+/// Longest stop.
+const STOP: Duration = Duration::from_secs(90);
 /// Where the ports of routers are chosen from: below those that systems give to connections, and beside
 /// those that `ta3lem up` takes for itself. One that the system gives by itself would be somebody's
 /// connection now and then by the time that the router listens.
 const PUBLIC: std::ops::Range<u16> = 10_000..15_000;
-/// Longest stop.
-const STOP: Duration = Duration::from_secs(90);
 
 /// What `--ready-file` holds.
 #[derive(Clone, Debug, Deserialize)]

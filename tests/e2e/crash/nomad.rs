@@ -79,8 +79,11 @@ impl Nomad {
                 () = stop.cancelled() => break,
             }
             if !self.knock(&mut doors).await {
-                // The control database may be away for a while, as every other part of the platform.
-                doors = self.doors(ground).await.unwrap_or_default();
+                doors = match self.doors(ground).await {
+                    // The control database may be away for a while, as every other part.
+                    Err(error) if error.is::<sqlx::Error>() => Vec::new(),
+                    doors => doors?,
+                };
             }
         }
         for (_, door) in doors {
