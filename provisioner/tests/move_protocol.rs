@@ -9,9 +9,9 @@
 //! | `may_write` | the login role is in the group that writes |
 //! | `Row::Marker` | a row of `platform.move_marker`; it comes in the stream, behind all that was written |
 //! | `ArmSource`, `ArmTarget` | `site_database/fence.rs`: `arm`, `stand_by` |
+//! | `Standing::Fenced` of an older generation | `retired` |
 //! | `Fence`, `Barrier` | the two transactions of `Switch::fence` |
 //! | `Open`, `Abort`, `Unfence` | `Switch::open`, `abort`, `unfence` |
-//! | `Follow` | `retire`, and the `stand_by` of the way back |
 //! | `Draw`, `Route`, `End` | `operations/changeover/switch.rs`: the control database, under the claim |
 //!
 //! What the model lets happen is more than what can:

@@ -224,6 +224,13 @@ async fn a_site_goes_over_and_comes_back() {
     moving.until("the source follows", async || rows(&mut old).await == expected).await;
     let back = target.cluster.compare(&target.name, &source.cluster, &source.name, &AT_ONCE).await;
     assert_eq!(back.expect("compares").expect("has a moment").differences, []);
+
+    // An attempt to come back that is given up before the old home has heard of it: that comes too late.
+    let attempt =
+        |number| Attempt { generation: Generation(3), region: "id-jakarta".to_owned(), number };
+    assert!(source.cluster.abort(&source.name, &attempt(2)).await.expect("answers"));
+    assert!(!source.cluster.stand_by(&source.name, &attempt(2)).await.expect("answers"));
+    assert!(source.cluster.stand_by(&source.name, &attempt(3)).await.expect("answers"));
     for connection in [app, there, old] {
         close(connection).await;
     }

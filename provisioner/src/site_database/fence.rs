@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! source   primary ──fence──> fenced ──retire──> retired        unfence: fenced ─> primary
-//! target   standby ──open──> primary                            abort:  standby ─> aborted
+//! target   standby ──open──> primary               abort: standby, retired ─> aborted
 //! ```
 //!
 //! Every statement is a transaction in one database and holds only for one **attempt**, whose number is
@@ -132,9 +132,9 @@ impl SiteDatabases {
         self.changes_one(name, "let the database stand by", sql).await
     }
 
-    /// Gives the attempt up in the target, with every one before it, whether or not it came so far. True
-    /// when that holds, so that the source may be un-fenced; false when the target is the site, or
-    /// somebody has a higher number.
+    /// Gives the attempt up in the target, with every one before it, whether or not it came so far: an old
+    /// home may not have heard yet that it was to stand by. True when that holds, so that the source may
+    /// be un-fenced; false when the target is the site, or somebody has a higher number.
     ///
     /// # Errors
     /// When the cluster is down or refuses: then nothing is known.
@@ -144,10 +144,14 @@ impl SiteDatabases {
         attempt: &Attempt,
     ) -> Result<bool, SiteDatabaseError> {
         let sql = format!(
-            "update platform.site_authority set state = 'aborted', moving_to = '{}'
-             where state in ('standby', 'aborted') and {SEEN} <= {}",
-            attempt.given_up(),
-            attempt.number
+            "update platform.site_authority
+             set state = 'aborted', moving_to = '{given_up}',
+                 generation = greatest(generation, {generation})
+             where (state in ('standby', 'aborted') or state = 'retired' and generation < {generation})
+                 and {SEEN} <= {number}",
+            given_up = attempt.given_up(),
+            generation = attempt.generation,
+            number = attempt.number
         );
         self.changes_one(name, "give the attempt up", sql).await
     }

@@ -189,8 +189,9 @@ impl Database {
         }
     }
 
-    /// Once the other database has opened, the old home becomes the target of the way back.
-    pub fn follow(&mut self, leg: Leg) {
+    /// Once the other database has opened, the old home becomes the target of the way back: with the first
+    /// thing that it hears of it.
+    fn follow(&mut self, leg: Leg) {
         if self.standing == Standing::Fenced && self.generation < leg.source_generation() {
             self.standing = Standing::Standby;
             self.generation = leg.source_generation() + 1;
@@ -204,6 +205,9 @@ impl Database {
             true => leg.source_generation() + 1,
             false => leg.source_generation(),
         };
+        if matches!(statement, Statement::ArmTarget | Statement::Abort) {
+            self.follow(leg);
+        }
         if self.generation != generation {
             return;
         }

@@ -79,8 +79,6 @@ pub enum Event {
     Now(Statement, Leg, Number),
     /// A statement arrives from one who held the claim once.
     Late(Statement, Leg, Number),
-    /// Who holds the claim makes the old home the target of the way back.
-    Follow,
     /// The route changes.
     Route(Leg),
     /// The operation ends.
@@ -200,9 +198,6 @@ impl Moves {
         if drawn < self.attempts[leg as usize] {
             events.push(Event::Draw(leg));
         }
-        if leg == Leg::Back {
-            events.push(Event::Follow);
-        }
         let (source, target) = (state.at(leg.source()), state.at(leg.source().other()));
         let generation = leg.source_generation() + 1;
         let is_open = target.standing == Standing::Primary && target.generation == generation;
@@ -266,7 +261,6 @@ impl Moves {
                     state.aborted |= bit(number);
                 }
             }
-            Event::Follow => state.at_mut(Place::A).follow(Leg::Back),
             Event::Route(leg) => state.route = leg.source_generation() + 1,
             Event::End(phase) => state.phase = phase,
             Event::Begin => state.phase = Phase::Live(Leg::Back),
