@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -43,11 +43,26 @@ impl Servers {
         Ok(Self([options(REGION)?, options(OTHER_REGION)?].into()))
     }
 
-    /// A connection to a database.
+    /// A connection to a database. Who was killed at the very end may be recovering still.
     pub async fn connect(&self, region: &str, database: &str) -> Result<PgConnection> {
         let options = self.0.get(region).with_context(|| format!("no server in {region}"))?;
-        Ok(options.clone().database(database).disable_statement_logging().connect().await?)
+        let options = options.clone().database(database).disable_statement_logging();
+        let began = Instant::now();
+        loop {
+            match options.connect().await {
+                Err(error) if is_starting(&error) && began.elapsed() < CATCH_UP => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                connected => return Ok(connected?),
+            }
+        }
     }
+}
+
+/// Whether a server is on its way up: its socket is not there yet, or it takes nobody (57P03).
+fn is_starting(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(error, sqlx::Error::Io(_)) || code.as_deref() == Some("57P03")
 }
 
 /// The places of a site that are not retired.
