@@ -91,9 +91,11 @@ pub fn remembered(data: &DataDir, component: &str) -> anyhow::Result<SocketAddr>
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
     // The component listens a moment later: of the ports that the system gives by itself, one would be
-    // somebody's connection by then now and then.
+    // somebody's connection by then now and then. Nor do those listen yet that chose one just before.
     let mut candidates = (0..TRIES).map(|_| rand::random_range(PRIVATE));
-    let port = candidates.find(|port| is_free(*port)).context("no free port on 127.0.0.1")?;
+    let is_ours = |port: &u16| ports.values().any(|taken| taken == port);
+    let port = candidates.find(|port| !is_ours(port) && is_free(*port));
+    let port = port.context("no free port on 127.0.0.1")?;
     ports.insert(component.to_owned(), port);
     write_private(&file, &serde_json::to_vec_pretty(&ports)?)?;
     Ok((Ipv4Addr::LOCALHOST, port).into())
