@@ -38,10 +38,12 @@ pub async fn run(
                 limit(plan.storage_bytes.map(when::bytes)),
                 when::bytes(plan.max_upload_bytes).into(),
                 plan.max_custom_domains.to_string().into(),
+                format!("{} days", plan.restore_window_secs / 86_400).into(),
             ]
         })
         .collect();
-    let header = ["plan", "students", "instructors", "courses", "storage", "one file", "domains"];
+    let header =
+        ["plan", "students", "instructors", "courses", "storage", "one file", "domains", "restore"];
     output.table(&header, &rows, "There are no plans.")
 }
 

@@ -200,6 +200,12 @@ fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
             ("Generation", placement.generation.to_string().into()),
         ]);
     }
+    if let Some(window) = &site.restorable {
+        let from = when::both(window.from, now);
+        let until = when::relative(window.until, now);
+        fields.push(("Restorable", format!("any moment since {from}, until {until}").into()));
+        fields.push(("At risk", format!("writes of the last {} s", window.at_risk_secs).into()));
+    }
     if let Some(back) = &site.way_back {
         let until = when::both(back.until, now);
         let place = format!("to {} on {} until {until}", back.region, back.cluster);

@@ -16,6 +16,7 @@ pub mod acme_challenges;
 pub mod audit;
 pub mod certificate_orders;
 pub mod certificates;
+pub mod cluster_backups;
 pub mod clusters;
 pub mod domains;
 pub mod holds;

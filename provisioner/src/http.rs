@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod auth;
+mod backups;
 mod certificates;
 mod description;
 mod domains;
@@ -64,6 +65,8 @@ pub fn routes(api: Api) -> Router {
         .route("/regions/{name}", put(places::put_region))
         .route("/clusters", get(places::list_clusters))
         .route("/clusters/{name}", put(places::put_cluster))
+        .route("/clusters/{name}/keeper", put(backups::put_keeper))
+        .route("/backups", get(backups::list))
         .route("/object-stores", get(places::list_object_stores))
         .route("/object-stores/{name}", put(places::put_object_store))
         .route("/routers", get(places::list_routers))
@@ -98,8 +101,12 @@ pub fn routes(api: Api) -> Router {
         .route("/operations/{id}/retry", post(operations::retry))
         .route("/status", get(status::show))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    let keepers = Router::new()
+        .route("/keeper", get(backups::settings))
+        .route("/keeper/report", post(backups::report))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_keeper));
     Router::new()
-        .nest("/v1", v1)
+        .nest("/v1", v1.merge(keepers))
         .route("/openapi.json", get(description::show))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(status::ready))

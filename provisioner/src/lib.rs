@@ -9,6 +9,7 @@ pub mod engine;
 pub mod operations;
 pub mod reconcilers;
 pub mod instances;
+pub mod backups;
 pub mod site_database;
 pub mod site_storage;
 pub mod certificate_authority;

@@ -19,7 +19,7 @@ use provisioner::{
         local::{LocalConfig, LocalRuntime},
     },
     reconcilers::{
-        self, Nudges, Schedule,
+        self, Nudges, Schedule, backups,
         certificates::Certificates,
         clusters::ClusterReconciler,
         domains::Domains,
@@ -48,6 +48,8 @@ const PLACES: Duration = Duration::from_secs(10);
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// How often it is looked whether domains can serve, and whose turn it is to be looked at.
 const DOMAINS: Duration = Duration::from_secs(5);
+/// How often it is looked whether the backups of clusters are prepared, and how they are.
+const BACKUPS: Duration = Duration::from_secs(10);
 /// How often it is looked whether an old place of a site has had its time.
 const PLACEMENTS: Duration = Duration::from_secs(60);
 /// How often the feed of the routers is shortened.
@@ -202,6 +204,7 @@ impl Running {
         let domains = Arc::new(Domains { world: Arc::clone(&self.world) });
         let domain_checks = Arc::clone(&domains);
         let (world, engine) = (Arc::clone(&self.world), Arc::clone(&self.engine));
+        let backed_up = Arc::clone(&self.world);
         Arc::new([
             Arc::clone(&self.instances).spawn(every(instances::PERIOD)),
             reconcilers::spawn("clusters", every(PLACES), move || {
@@ -223,6 +226,10 @@ impl Running {
             reconcilers::spawn("placements", every(PLACEMENTS), move || {
                 let (world, engine) = (Arc::clone(&world), Arc::clone(&engine));
                 async move { placements::run_once(&world, &engine).await }
+            }),
+            reconcilers::spawn("backups", every(BACKUPS), move || {
+                let world = Arc::clone(&backed_up);
+                async move { backups::run_once(&world).await }
             }),
             reconcilers::spawn("route changes", every(FEED), move || {
                 let feed = feed.clone();

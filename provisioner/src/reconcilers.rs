@@ -15,6 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub mod backups;
 pub mod certificates;
 pub mod clusters;
 pub mod domains;

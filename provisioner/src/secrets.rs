@@ -100,6 +100,36 @@ impl SealedValue for PlacementSecrets {
     const PLACE: &'static str = "placement.secrets";
 }
 
+/// `cluster_backup.sealed_secrets`: what the backups of a cluster need.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupSecrets {
+    /// The key of their prefix.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+    /// What they are encrypted with.
+    pub passphrase: String,
+}
+
+impl BackupSecrets {
+    /// New ones.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes.
+    pub fn generate() -> Result<Self, SecretError> {
+        Ok(Self {
+            access_key: random_access_key()?,
+            secret_key: random_text()?,
+            passphrase: random_text()?,
+        })
+    }
+}
+
+impl SealedValue for BackupSecrets {
+    const PLACE: &'static str = "cluster_backup.secrets";
+}
+
 /// In the parameters of an operation that creates a site: what opens the administrator's invitation.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

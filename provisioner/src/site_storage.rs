@@ -10,10 +10,12 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+mod backup_prefix;
 mod error;
 mod key_admin;
 mod copy;
 
+pub use backup_prefix::BackupPrefix;
 pub use copy::{
     Blob, BlobsDigest, Copied, CopyError, CopyProgress, CopySettings, MissingBlob, Named,
     OnProgress, Verified,
@@ -146,6 +148,33 @@ impl SiteStorage {
         prefix: &SitePrefix,
     ) -> Result<(), SiteStorageError> {
         self.0.key_admin.ensure_key(access_key, secret_key, prefix).await
+    }
+
+    /// Gives a key to the prefix of a cluster's backups.
+    ///
+    /// # Errors
+    /// When the object store is down or refuses.
+    pub async fn ensure_backup_key(
+        &self,
+        access_key: &str,
+        secret_key: &str,
+        prefix: &BackupPrefix,
+    ) -> Result<(), SiteStorageError> {
+        self.0.key_admin.ensure_key(access_key, secret_key, prefix).await
+    }
+
+    /// Keeps the sealed secrets of a cluster's backups beside them.
+    ///
+    /// # Errors
+    /// When the object store is down or refuses.
+    pub async fn put_backup_secrets(
+        &self,
+        prefix: &BackupPrefix,
+        sealed: &[u8],
+    ) -> Result<(), SiteStorageError> {
+        const ACTION: &str = "keep the secrets of backups";
+        let put = self.0.bucket.put_object(prefix.secrets_key(), sealed).await;
+        put.map_err(|error| self.sort(ACTION, error)).map(drop)
     }
 
     /// Takes a key away; see [`StorageKeyAdmin::remove_key`].

@@ -153,6 +153,7 @@ async fn plans() -> Json<Value> {
         "name": "professional", "display_name": "Professional", "max_students": 1000,
         "max_instructors": null, "max_courses": 50, "storage_bytes": 10_737_418_240_i64,
         "max_upload_bytes": 104_857_600, "max_custom_domains": 1,
+        "restore_window_secs": 1_209_600,
     }]))
 }
 

@@ -1,5 +1,6 @@
 //! The typed client, for the CLI and the tests.
 
+mod backups;
 mod certificates;
 mod domains;
 mod moves;

@@ -7,6 +7,7 @@ pub mod routers;
 pub mod sites;
 pub mod domains;
 pub mod certificates;
+pub mod backups;
 pub mod operations;
 pub mod status;
 #[cfg(feature = "client")]

@@ -173,4 +173,6 @@ pub struct Plan {
     pub max_upload_bytes: i64,
     /// Hostnames of its own.
     pub max_custom_domains: i32,
+    /// How far back a site can be put, in seconds.
+    pub restore_window_secs: i32,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::operations::Operation;
+use crate::{backups::RestoreWindow, operations::Operation};
 
 /// A site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +34,9 @@ pub struct Site {
     /// Where it can be moved back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_back: Option<WayBack>,
+    /// Which moments it can be put back to; only when it is asked for alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restorable: Option<RestoreWindow>,
     /// Its hostnames, the primary one first.
     pub domains: Vec<Domain>,
     /// What runs it.

@@ -150,7 +150,7 @@ pub async fn plans(pool: &PgPool) -> Result<Vec<Plan>, sqlx::Error> {
     sqlx::query_as!(
         Plan,
         "select name, display_name, max_students, max_instructors, max_courses, storage_bytes,
-             max_upload_bytes, max_custom_domains
+             max_upload_bytes, max_custom_domains, restore_window_secs
          from plan order by storage_bytes nulls last, name"
     )
     .fetch_all(pool)

@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
-use provisioner_api::{certificates, domains, operations, places, problem, routers, sites, status};
+use provisioner_api::{
+    backups, certificates, domains, operations, places, problem, routers, sites, status,
+};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -75,6 +77,13 @@ use utoipa::{
         operations::StepProgress,
         operations::OperationEvent,
         operations::OperationNews,
+        backups::PutKeeper,
+        backups::KeeperSettings,
+        backups::KeeperReport,
+        backups::Backup,
+        backups::BackupKind,
+        backups::ClusterBackups,
+        backups::RestoreWindow,
         status::Status,
         status::Component,
         status::Reconciler,
@@ -104,6 +113,38 @@ const CALLS: &[Call] = &[
         Some("PutCluster"),
         200,
         "Cluster",
+    ),
+    (
+        HttpMethod::Put,
+        "/v1/clusters/{name}/keeper",
+        "Lets a keeper speak for a cluster",
+        Some("PutKeeper"),
+        200,
+        "ClusterBackups",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/backups",
+        "How the backups of all clusters are",
+        None,
+        200,
+        "[ClusterBackups]",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/keeper",
+        "With a keeper's token: what it shall do",
+        None,
+        200,
+        "KeeperSettings",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/keeper/report",
+        "With a keeper's token: what it sees; answers what it shall do from now on",
+        Some("KeeperReport"),
+        200,
+        "KeeperSettings",
     ),
     (HttpMethod::Get, "/v1/object-stores", "All object stores", None, 200, "[ObjectStore]"),
     (

@@ -17,10 +17,13 @@ use control_types::{
 use provisioner_api::sites::{Accepted, ChangeSite, DeleteSite, Site};
 use serde_json::json;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 use crate::{
+    backups,
     control_db::{
         audit::{self, AuditEvent},
+        cluster_backups,
         instances::{self, Whose},
         operations::{self as records, InsertOperationError, NewOperation},
         places, sites as records_of_sites,
@@ -39,7 +42,13 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<Site>>, Refusal> {
 
 /// One site.
 pub async fn show(State(api): State<Api>, Path(site): Path<String>) -> Result<Json<Site>, Refusal> {
-    Ok(Json(find(&api, &site).await?))
+    let mut site = find(&api, &site).await?;
+    if let Some((known, since, window)) =
+        cluster_backups::of_site(&api.world.db.pool, site.id).await?
+    {
+        site.restorable = backups::restore_window(&known, since, window, OffsetDateTime::now_utc());
+    }
+    Ok(Json(site))
 }
 
 /// Deletes a site after its grace period.

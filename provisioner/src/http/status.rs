@@ -2,9 +2,11 @@
 
 use axum::{Json, extract::State};
 use provisioner_api::status::{Component, Status};
+use time::OffsetDateTime;
 
 use crate::{
-    control_db::{certificate_orders, clusters, object_stores, operations},
+    backups,
+    control_db::{certificate_orders, cluster_backups, clusters, object_stores, operations},
     http::{Api, refusal::Refusal},
 };
 
@@ -23,6 +25,12 @@ pub async fn show(State(api): State<Api>) -> Result<Json<Status>, Refusal> {
     for store in object_stores::list(pool).await? {
         let name = format!("object store {}", store.name);
         components.push(Component { name, problem: store.last_error });
+    }
+    let now = OffsetDateTime::now_utc();
+    for known in cluster_backups::list(pool).await? {
+        let shown = backups::shown(known, now);
+        let name = format!("backups of {}", shown.cluster);
+        components.push(Component { name, problem: shown.problem });
     }
     let platform = api.world.platform_domain.as_str();
     let problem = certificate_orders::health(pool, platform).await?.problem();

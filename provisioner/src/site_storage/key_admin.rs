@@ -1,11 +1,11 @@
 //! The key administration of an object store: keys that reach one prefix of its bucket each.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{SitePrefix, SiteStorageError};
+use super::SiteStorageError;
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,12 +67,12 @@ impl StorageKeyAdmin {
         &self,
         access_key: &str,
         secret_key: &str,
-        prefix: &SitePrefix,
+        prefix: &impl Display,
     ) -> Result<(), SiteStorageError> {
         let prefix = prefix.to_string();
         let body = PutKey { secret_key, bucket: &self.bucket, prefix: &prefix };
         let request = self.request(Method::PUT, Some(access_key)).json(&body);
-        self.send("make a site's key", request).await.map(drop)
+        self.send("make a key", request).await.map(drop)
     }
 
     /// Removes the key, if it is there.

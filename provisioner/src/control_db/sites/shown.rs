@@ -161,6 +161,7 @@ impl SiteRow {
                 }
                 _ => None,
             },
+            restorable: None,
             domains: domains.collect(),
             instance: self.instance_id.map(|id| Instance {
                 id,
