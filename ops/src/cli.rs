@@ -4,9 +4,10 @@ use clap::{Args, Parser, Subcommand};
 use control_types::{Hostname, SiteId, Slug};
 
 use crate::{
-    certificate::CertificateCommand, cluster::ClusterCommand, completions::CompletionsArgs,
-    connection::ConnectionArgs, domain::DomainCommand, failure::Code, operation::OperationCommand,
-    plan::PlanCommand, region::RegionCommand, router::RouterCommand, site::SiteCommand,
+    backup::BackupCommand, certificate::CertificateCommand, cluster::ClusterCommand,
+    completions::CompletionsArgs, connection::ConnectionArgs, domain::DomainCommand, failure::Code,
+    operation::OperationCommand, plan::PlanCommand, region::RegionCommand, router::RouterCommand,
+    site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own
@@ -64,6 +65,9 @@ pub enum Command {
     /// The Postgres servers that hold sites' databases
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// How the backups of the clusters are
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// The sets of limits that sites can have
     #[command(subcommand)]
     Plan(PlanCommand),

@@ -16,6 +16,8 @@ use crate::{
 pub enum ClusterCommand {
     /// List the clusters
     List,
+    /// Make the backups of a cluster beside it, until stopped
+    Keep(ops::keeper::KeepArgs),
 }
 
 /// Does it.
@@ -24,7 +26,8 @@ pub async fn run(
     connection: &Connection,
     output: &Output,
 ) -> Result<(), Failure> {
-    let ClusterCommand::List = command;
+    // The other one does not ask the provisioner, so it is not done here.
+    let ClusterCommand::List = command else { return Ok(()) };
     let clusters = connection.answer(connection.client.clusters().await)?;
     if output.json {
         return output.document(&clusters);

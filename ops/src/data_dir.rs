@@ -231,6 +231,11 @@ impl DataDir {
         self.root.join("object-stores").join(region)
     }
 
+    /// The files of the keeper of a region's cluster.
+    pub fn keeper(&self, region: &str) -> PathBuf {
+        self.root.join("keepers").join(region)
+    }
+
     /// What is made anew at every start: process records, ready files.
     pub fn run(&self) -> PathBuf {
         self.root.join("run")

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     config,
     data_dir::DataDir,
+    keeper,
     up::{
         authority::Authority,
         binaries_beside_this, ports,
@@ -126,6 +127,10 @@ async fn examine(args: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
         Binaries::find(&data)
             .await
             .map(|found| format!("version {} in {}", found.major, found.directory.display())),
+    );
+    findings.result(
+        "pgBackRest",
+        keeper::program().await.map(|program| format!("{}", program.display())),
     );
     check_clock(&mut findings);
     check_disk(&mut findings, data.root());
@@ -320,7 +325,17 @@ async fn check_provisioner(findings: &mut Findings, ready: &Ready) {
     });
     let stores = stores.unwrap_or_default().into_iter();
     let stores = stores.map(|store| seen(format!("object store {}", store.name), store.last_error));
-    for (check, verdict, detail) in clusters.chain(stores) {
+    let backups = client.backups().await.unwrap_or_default().into_iter().map(|backups| {
+        let name = format!("backups of {}", backups.cluster);
+        match (backups.problem, backups.at_risk_secs) {
+            (Some(problem), _) => (name, Verdict::Warning, problem),
+            (None, risk) => {
+                let detail = format!("complete but for the last {} s", risk.unwrap_or_default());
+                (name, Verdict::Ok, detail)
+            }
+        }
+    });
+    for (check, verdict, detail) in clusters.chain(stores).chain(backups) {
         findings.add(&check, verdict, detail);
     }
 }

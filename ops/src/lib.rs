@@ -4,6 +4,7 @@
 pub mod config;
 pub mod data_dir;
 pub mod object_store;
+pub mod keeper;
 pub mod up;
 pub mod down;
 pub mod doctor;

@@ -1,5 +1,6 @@
 //! `ta3lem`: the command line of the platform. It only speaks HTTP to the provisioner, except for
-//! `up`, `down` and `doctor`, which run the platform on one machine.
+//! `up`, `down` and `doctor`, which run the platform on one machine, and `cluster keep`, which makes the
+//! backups beside a cluster.
 
 mod cli;
 mod connection;
@@ -11,6 +12,7 @@ mod region;
 mod router;
 mod cluster;
 mod plan;
+mod backup;
 mod status;
 mod completions;
 mod progress;
@@ -21,10 +23,11 @@ mod failure;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
-use ops::{doctor, down, up};
+use ops::{doctor, down, keeper, up};
 
 use crate::{
     cli::{Cli, Command},
+    cluster::ClusterCommand,
     connection::Connection,
     failure::{Code, Failure},
     output::Output,
@@ -55,6 +58,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Up(args) => return Ok(up::run(args).await),
         Command::Down(args) => return Ok(down::run(args).await),
         Command::Doctor(args) => return Ok(doctor::run(args).await),
+        Command::Cluster(ClusterCommand::Keep(args)) => return Ok(keeper::run(args).await),
         Command::Site(command) => site::run(command, &connect()?, output).await,
         Command::Certificate(command) => certificate::run(command, &connect()?, output).await,
         Command::Domain(command) => domain::run(command, &connect()?, output).await,
@@ -62,6 +66,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Region(command) => region::run(&command, &connect()?, output).await,
         Command::Router(command) => router::run(&command, &connect()?, output).await,
         Command::Cluster(command) => cluster::run(&command, &connect()?, output).await,
+        Command::Backup(command) => backup::run(&command, &connect()?, output).await,
         Command::Plan(command) => plan::run(&command, &connect()?, output).await,
         Command::Status => status::run(&connect()?, output).await,
         Command::Completions(args) => completions::run(&args, output),

@@ -9,6 +9,7 @@ use tests::{Stack, dns_server::DnsServer, stack::Start};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
 mod acme;
+mod backups;
 mod browser_flow;
 mod certificate_uploads;
 mod certificates;
@@ -85,6 +86,7 @@ const SHARED: &[(&str, Shared)] = shared![
 
 const OWN: &[(&str, Own)] = own![
     acme::certificates_come_from_a_public_authority,
+    backups::make_themselves_and_hold_every_moment,
     certificates::what_is_wrong_with_a_name_is_said_and_mended,
     certificates::a_site_that_waits_for_its_certificate_says_so_and_gives_up_whole,
     certificate_uploads::a_wildcard_serves_and_its_end_is_told_in_time,

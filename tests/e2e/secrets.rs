@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use provisioner::{
     control_db::ControlDb,
-    secrets::{ClusterAdminUrl, Keys, ObjectStoreAdmin, PlacementSecrets},
+    secrets::{BackupSecrets, ClusterAdminUrl, Keys, ObjectStoreAdmin, PlacementSecrets},
 };
 use sqlx::Row;
 use tests::Stack;
@@ -56,6 +56,13 @@ async fn secrets(stack: &Stack) -> Result<BTreeSet<String>> {
         let sealed: Vec<u8> = row.get(2);
         let opened: ObjectStoreAdmin = keys.open(&region, id, &sealed)?;
         all.extend([opened.secret_key, opened.key_admin_token]);
+    }
+    let backups = "select cluster_id, region, sealed_secrets from cluster_backup";
+    for row in sqlx::query(backups).fetch_all(&db.pool).await? {
+        let (id, region): (uuid::Uuid, String) = (row.get(0), row.get(1));
+        let sealed: Vec<u8> = row.get(2);
+        let opened: BackupSecrets = keys.open(&region, id, &sealed)?;
+        all.extend([opened.secret_key, opened.passphrase]);
     }
     for site in &stack.ready.sites {
         all.extend(site.logins.iter().map(|login| login.password.clone()));

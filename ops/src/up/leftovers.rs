@@ -8,8 +8,9 @@ use rustix::process::Signal;
 use super::{
     process::{self, ProcessRecord},
     progress,
+    start::REGIONS,
 };
-use crate::data_dir::DataDir;
+use crate::{data_dir::DataDir, keeper};
 
 /// How long a process may take to end in good order, and then at all.
 const GRACE: Duration = Duration::from_secs(45);
@@ -20,9 +21,18 @@ const LAST_GRACE: Duration = Duration::from_secs(10);
 fn rank(component: &str) -> u8 {
     match component {
         name if name.starts_with("router-") => 0,
-        "provisioner" => 1,
-        name if name.starts_with("postgres-") => 3,
-        _ => 2,
+        name if name.starts_with("keeper-") => 1,
+        "provisioner" => 2,
+        name if name.starts_with("postgres-") => 4,
+        _ => 3,
+    }
+}
+
+/// The object stores went with the `up` that was killed. A server that stops would try for long to bring
+/// the end of its log there; without this file it keeps it for the next start.
+fn forget_archives(data: &DataDir) {
+    for region in REGIONS {
+        let _ = std::fs::remove_file(keeper::config_file(&data.keeper(region.name)));
     }
 }
 
@@ -37,10 +47,11 @@ pub async fn stop(data: &DataDir) -> anyhow::Result<usize> {
         record.remove(data);
     }
     alive.sort_by_key(|record| rank(&record.component));
+    forget_archives(data);
     let mut stopped = alive.len();
     let mut instances_stopped = false;
     for record in alive {
-        if rank(&record.component) > 1 && !instances_stopped {
+        if rank(&record.component) > rank("provisioner") && !instances_stopped {
             stopped += stop_instances(data).await;
             instances_stopped = true;
         }
@@ -93,9 +104,13 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_a_stop() {
-        let mut names = ["postgres-control", "provisioner", "other", "router-id-jakarta"];
+        let mut names =
+            ["postgres-control", "provisioner", "other", "keeper-id-jakarta", "router-id-jakarta"];
         names.sort_by_key(|name| rank(name));
-        assert_eq!(names, ["router-id-jakarta", "provisioner", "other", "postgres-control"]);
+        assert_eq!(
+            names,
+            ["router-id-jakarta", "keeper-id-jakarta", "provisioner", "other", "postgres-control"]
+        );
     }
 
     #[tokio::test]

@@ -102,21 +102,25 @@ impl Platform {
         std::iter::once(own).chain(children).collect()
     }
 
-    /// Stops everything that was started: routers, provisioner and instances, object stores,
-    /// Postgres.
+    /// Stops everything that was started: routers, keepers, provisioner and instances, Postgres, object
+    /// stores. These come last: a server that stops archives the end of its log.
     pub async fn stop(self) {
         let running = self.running.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (routers, others): (Vec<_>, Vec<_>) =
             running.into_iter().partition(|child| child.component.name.starts_with("router-"));
         let (postgres, others): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|child| child.component.name.starts_with("postgres-"));
+        let (keepers, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|child| child.component.name.starts_with("keeper-"));
         stop_all("routers", routers).await;
+        stop_all("keepers", keepers).await;
         let had_provisioner = !others.is_empty();
         stop_all("provisioner and instances", others).await;
         if had_provisioner {
             // Only when the provisioner itself could not: it was killed.
             leftovers::stop_instances(&self.data).await;
         }
+        stop_all("Postgres", postgres).await;
         let stores = self.stores.into_inner().unwrap_or_else(PoisonError::into_inner);
         if !stores.is_empty() {
             let begun = Instant::now();
@@ -128,7 +132,6 @@ impl Platform {
             }
             progress::ok("object stores stopped", begun);
         }
-        stop_all("Postgres", postgres).await;
     }
 }
 
@@ -156,6 +159,20 @@ pub fn postgres(cluster: &Cluster, binaries: &Binaries) -> Component {
         stop_signal: Signal::INT,
         grace: POSTGRES_GRACE,
         hurry_signal: Signal::QUIT,
+    }
+}
+
+/// The keeper of a cluster.
+pub fn keeper(name: &str, program: PathBuf, config: &std::path::Path, log: PathBuf) -> Component {
+    let config = config.to_string_lossy().into_owned();
+    Component {
+        name: name.to_owned(),
+        program,
+        arguments: ["cluster", "keep", "--config", &config].map(str::to_owned).to_vec(),
+        log,
+        stop_signal: Signal::TERM,
+        grace: AFTER_DRAIN,
+        hurry_signal: Signal::KILL,
     }
 }
 

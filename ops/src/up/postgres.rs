@@ -135,7 +135,8 @@ pub struct Cluster {
     pub log: PathBuf,
     /// The superuser's password.
     pub admin_password: String,
-    is_control: bool,
+    /// How it archives its log; the control database's does not.
+    archive_command: Option<String>,
 }
 
 impl Cluster {
@@ -144,13 +145,14 @@ impl Cluster {
         format!("postgres-{}", self.name)
     }
 
-    /// The cluster `name` of a data directory; its password is made when absent.
+    /// The cluster `name` of a data directory; its password is made when absent. Clusters of regions
+    /// archive their logs by `archive_command`, that of the control database has none.
     ///
     /// # Errors
     /// When the password or the directory for the socket cannot be had.
-    pub fn of(data: &DataDir, name: &str, is_control: bool) -> anyhow::Result<Self> {
+    pub fn of(data: &DataDir, name: &str, archive_command: Option<String>) -> anyhow::Result<Self> {
         let password = secret_in(&data.secrets().join(format!("postgres-{name}")))?;
-        let cluster = Self::with(data, name, is_control, password);
+        let cluster = Self::with(data, name, archive_command, password);
         make_socket_directory(&cluster.sockets)?;
         Ok(cluster)
     }
@@ -163,17 +165,22 @@ impl Cluster {
         let file = data.secrets().join(format!("postgres-{name}"));
         let password = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(Self::with(data, name, false, password.trim().to_owned()))
+        Ok(Self::with(data, name, None, password.trim().to_owned()))
     }
 
-    fn with(data: &DataDir, name: &str, is_control: bool, admin_password: String) -> Self {
+    fn with(
+        data: &DataDir,
+        name: &str,
+        archive_command: Option<String>,
+        admin_password: String,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             directory: data.cluster(name),
             sockets: data.socket_directory().join(format!("pg-{name}")),
             log: data.log(&format!("postgres-{name}")),
             admin_password,
-            is_control,
+            archive_command,
         }
     }
 
@@ -238,11 +245,11 @@ impl Cluster {
     fn configure(&self) -> anyhow::Result<()> {
         crate::data_dir::write_private(
             &self.directory.join("pg_hba.conf"),
-            hba(self.is_control).as_bytes(),
+            hba(self.archive_command.is_none()).as_bytes(),
         )?;
         crate::data_dir::write_private(
             &self.directory.join("ta3lem.conf"),
-            settings(&self.sockets, self.is_control).as_bytes(),
+            settings(&self.sockets, self.archive_command.as_deref()).as_bytes(),
         )
     }
 
@@ -313,10 +320,22 @@ fn hba(is_control: bool) -> String {
 }
 
 /// Idle memory counts: most clusters of an embedded platform do little. Durability is not touched.
-fn settings(sockets: &Path, is_control: bool) -> String {
+fn settings(sockets: &Path, archive_command: Option<&str>) -> String {
     let sockets = sockets.to_string_lossy().replace('\'', "''");
     let workers = STREAMS + OTHER_WORKERS;
-    let (connections, buffers) = if is_control { (100, "32MB") } else { (300, "64MB") };
+    let (connections, buffers) = match archive_command {
+        None => (100, "32MB"),
+        Some(_) => (300, "64MB"),
+    };
+    let archive = archive_command.map_or_else(String::new, |command| {
+        let command = command.replace('\'', "''");
+        // What is not in the object store is lost with the machine: at most so many seconds of it.
+        format!(
+            "archive_mode = on\n\
+             archive_timeout = 30s\n\
+             archive_command = '{command}'\n"
+        )
+    });
     format!(
         "# Written by `ta3lem up` at every start.\n\
          listen_addresses = ''\n\
@@ -348,7 +367,8 @@ fn settings(sockets: &Path, is_control: bool) -> String {
          log_parameter_max_length_on_error = 0\n\
          log_parameter_max_length = 0\n\
          log_lock_waits = on\n\
-         cluster_name = 'ta3lem'\n",
+         cluster_name = 'ta3lem'\n\
+         {archive}",
     ) + if cfg!(target_os = "linux") { "" } else { "recovery_init_sync_method = fsync\n" }
 }
 
@@ -376,7 +396,7 @@ mod tests {
             sockets: PathBuf::from("/tmp/a b%/pg"),
             log: PathBuf::new(),
             admin_password: "secret".into(),
-            is_control: true,
+            archive_command: None,
         };
         let options: PgConnectOptions = cluster.admin_url("control").parse().expect("a URL");
         assert_eq!(options.get_socket(), Some(&PathBuf::from("/tmp/a b%/pg")));

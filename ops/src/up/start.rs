@@ -1,6 +1,10 @@
 //! From nothing to everything, in order. Each step says how it went.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::ensure;
 use control_types::{seal::KeyRing, state::DomainState};
@@ -19,9 +23,11 @@ use super::{
 };
 use crate::{
     data_dir::{DataDir, secret_in, write_private},
+    keeper,
     object_store::ObjectStore,
 };
 
+mod keepers;
 mod provisioner;
 mod routers;
 mod wait;
@@ -68,6 +74,7 @@ pub const REGIONS: &[RegionPlan] = &[
 pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> {
     let data = &platform.data;
     let binaries = Binaries::find(data).await?;
+    let pgbackrest = keeper::program().await?;
     let beside = super::binaries_beside_this()?;
     let router_ports = ports::for_routers(args.https_port, args.http_port, REGIONS.len())?;
     let authority = Authority::of(data);
@@ -77,7 +84,7 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
         secret_in(&token_file(data)).map(drop)
     })
     .await?;
-    let (control, clusters) = start_clusters(platform, &binaries).await?;
+    let (control, clusters) = start_clusters(platform, &binaries, &pgbackrest).await?;
     let regions: Vec<_> = REGIONS.iter().map(|region| region.name).collect();
     let urls = step("control database", Some(&control.log), async {
         control_database::ensure(&control, data, &regions).await
@@ -96,6 +103,7 @@ pub async fn start(platform: &Platform, args: &UpArgs) -> anyhow::Result<Ready> 
         provisioner::places_ready(&client).await
     })
     .await?;
+    keepers::start(platform, &beside, &api, &client, &clusters).await?;
     let addresses: Vec<_> = regions.iter().map(|region| region.router.https.clone()).collect();
     demo::ensure(data, &client, &authority, &addresses, !args.no_demo).await?;
     Ok(Ready {
@@ -129,9 +137,14 @@ fn ensure_key_ring(data: &DataDir, region: &str) -> anyhow::Result<()> {
 async fn start_clusters(
     platform: &Platform,
     binaries: &Binaries,
+    pgbackrest: &Path,
 ) -> anyhow::Result<(Cluster, Vec<Cluster>)> {
-    let control = Cluster::of(&platform.data, "control", true)?;
-    let regions = REGIONS.iter().map(|region| Cluster::of(&platform.data, region.name, false));
+    let data = &platform.data;
+    let control = Cluster::of(data, "control", None)?;
+    let regions = REGIONS.iter().map(|region| {
+        let archive = keeper::archive_command(pgbackrest, &data.keeper(region.name));
+        Cluster::of(data, region.name, Some(archive))
+    });
     let clusters = regions.collect::<anyhow::Result<Vec<_>>>()?;
     let starts = std::iter::once(&control).chain(&clusters);
     let starts = starts.map(|cluster| start_cluster(platform, binaries, cluster));

@@ -1,0 +1,450 @@
+//! pgBackRest: what it is told, and what it says.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use http::Uri;
+use provisioner_api::backups::{Backup, BackupKind, KeeperSettings};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::{
+    config::{KeeperConfig, ObjectStoreConfig, PostgresConfig},
+    schedule::Due,
+};
+use crate::{
+    config,
+    data_dir::{make_directory, write_private},
+};
+
+/// The name of the one cluster of a repository. Short: see the prefix in `migrations/control`.
+const STANZA: &str = "s";
+/// The oldest version that works: the one that this was tested with.
+const OLDEST: (u32, u32) = (2, 45);
+/// How long the archiving of one segment may take, in seconds. pgBackRest has been seen to hang when the
+/// object store went away, and the server archives nothing else meanwhile.
+const ARCHIVE_SECS: u32 = 120;
+/// The region that signatures name, for endpoints that are not Amazon's.
+const SIGNING_REGION: &str = "us-east-1";
+
+/// The program.
+///
+/// # Errors
+/// When it is not installed, or too old: the message names the package.
+pub async fn program() -> anyhow::Result<PathBuf> {
+    let how = "install the package `pgbackrest` (Debian, Ubuntu, Fedora, Homebrew; Arch: AUR)";
+    let mut candidates = config::search_path().into_iter().map(|path| path.join("pgbackrest"));
+    let program = candidates.find(|program| program.is_file());
+    let program = program.with_context(|| {
+        format!("pgBackRest was not found, which makes the backups of the clusters: {how}")
+    })?;
+    let said = tokio::process::Command::new(&program)
+        .arg("version")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| format!("{} cannot be run", program.display()))?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = parse_version(&text)
+        .with_context(|| format!("{} does not tell its version", program.display()))?;
+    ensure!(
+        version >= OLDEST,
+        "pgBackRest {}.{} is too old ({}.{} or newer is needed): {how}",
+        version.0,
+        version.1,
+        OLDEST.0,
+        OLDEST.1
+    );
+    Ok(program)
+}
+
+/// Of `pgBackRest 2.45`.
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let version = text.trim().strip_prefix("pgBackRest ")?;
+    let (major, rest) = version.split_once('.')?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, digits.parse().ok()?))
+}
+
+/// The file that a keeper with this directory writes for pgBackRest.
+pub fn config_file(directory: &Path) -> PathBuf {
+    directory.join("pgbackrest.conf")
+}
+
+/// What a server whose keeper has this directory must have as its `archive_command`.
+pub fn archive_command(program: &Path, directory: &Path) -> String {
+    let (file, program) = (quoted(&config_file(directory)), quoted(program));
+    let timeout = if cfg!(target_os = "linux") {
+        format!("timeout -k 10 {ARCHIVE_SECS} ")
+    } else {
+        String::new()
+    };
+    // Before the keeper has written the file there is nowhere to go: the server keeps the segment.
+    format!(
+        "test -e {file} && {timeout}{program} --config={file} --stanza={STANZA} archive-push '%p'"
+    )
+}
+
+/// For the shell, in a setting where `%` has a meaning of its own.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('\'', "'\\''").replace('%', "%%");
+    format!("'{text}'")
+}
+
+/// What pgBackRest knows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The base backups, the oldest first.
+    pub backups: Vec<Backup>,
+    /// The place in the log where the last one ended.
+    pub last_stop: Option<u64>,
+    /// The last segment of the log that is in the object store.
+    pub archived_until: Option<String>,
+}
+
+/// pgBackRest for one cluster.
+pub struct Pgbackrest {
+    program: PathBuf,
+    directory: PathBuf,
+    postgres: PostgresConfig,
+    object_store: ObjectStoreConfig,
+    password: Option<String>,
+}
+
+impl Pgbackrest {
+    /// For the cluster of a keeper.
+    ///
+    /// # Errors
+    /// When it is not installed, or the role's password cannot be read.
+    pub async fn new(config: &KeeperConfig) -> anyhow::Result<Self> {
+        Ok(Self {
+            program: program().await?,
+            directory: config.directory.clone(),
+            postgres: config.postgres.clone(),
+            object_store: config.object_store.clone(),
+            password: config.password()?,
+        })
+    }
+
+    /// Writes its configuration: the server archives from now on.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the endpoint does not take TLS.
+    pub fn configure(&self, settings: &KeeperSettings) -> anyhow::Result<()> {
+        for directory in [&self.directory, &self.locks(), &self.spool()] {
+            make_directory(directory)?;
+        }
+        // Neither in an argument nor in an environment: others can read those.
+        let password = self.password.as_deref().unwrap_or_default();
+        let password = password.replace('\\', "\\\\").replace(':', "\\:");
+        write_private(&self.password_file(), format!("*:*:*:*:{password}\n").as_bytes())?;
+        let text = self.config_text(settings)?;
+        write_private(&config_file(&self.directory), text.as_bytes())
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.directory.join("pgpass")
+    }
+
+    fn locks(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.directory.join("spool")
+    }
+
+    fn config_text(&self, settings: &KeeperSettings) -> anyhow::Result<String> {
+        let uri: Uri = settings.endpoint.parse().context("the object store's endpoint")?;
+        let is_tls = uri.scheme_str() == Some("https");
+        let host = match (&self.object_store.host, uri.host()) {
+            (Some(host), _) => host.as_str(),
+            (None, Some(host)) if is_tls => host,
+            _ => bail!(
+                "object_store.host: pgBackRest speaks TLS only and the endpoint is {}: name the host \
+                 that takes TLS at that port",
+                settings.endpoint
+            ),
+        };
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let mut lines = vec![
+            ("repo1-type", "s3".to_owned()),
+            ("repo1-path", format!("/{}", settings.prefix)),
+            ("repo1-s3-bucket", settings.bucket.clone()),
+            ("repo1-s3-endpoint", host.to_owned()),
+            ("repo1-s3-region", SIGNING_REGION.to_owned()),
+            ("repo1-s3-uri-style", "path".to_owned()),
+            ("repo1-s3-key", settings.access_key.clone()),
+            ("repo1-s3-key-secret", settings.secret_key.clone()),
+            ("repo1-storage-host", host.to_owned()),
+            ("repo1-storage-port", port.to_string()),
+            ("repo1-storage-verify-tls", "y".to_owned()),
+            ("repo1-cipher-type", "aes-256-cbc".to_owned()),
+            ("repo1-cipher-pass", settings.passphrase.clone()),
+            ("repo1-bundle", "y".to_owned()),
+            ("repo1-retention-full-type", "time".to_owned()),
+            ("repo1-retention-full", settings.retention_days.to_string()),
+            ("compress-type", "lz4".to_owned()),
+            ("process-max", "2".to_owned()),
+            ("io-timeout", "30".to_owned()),
+            ("lock-path", path(&self.locks())),
+            ("spool-path", path(&self.spool())),
+            ("log-level-file", "off".to_owned()),
+            ("log-level-console", "warn".to_owned()),
+        ];
+        if let Some(file) = &self.object_store.ca_file {
+            lines.push(("repo1-storage-ca-file", path(file)));
+        }
+        let server = [
+            ("pg1-path", path(&self.postgres.data_directory)),
+            ("pg1-socket-path", path(&self.postgres.socket_directory)),
+            ("pg1-port", self.postgres.port.to_string()),
+            ("pg1-user", self.postgres.user.clone()),
+        ];
+        let mut text = "# Written by `ta3lem cluster keep`.\n[global]\n".to_owned();
+        for (name, value) in lines.iter().chain([&("", String::new())]).chain(&server) {
+            if name.is_empty() {
+                let _ = writeln!(text, "\n[{STANZA}]");
+                continue;
+            }
+            // The file has no way to write such a value.
+            ensure!(!value.contains('\n') && !value.is_empty(), "{name}: an unusable value");
+            let _ = writeln!(text, "{name}={value}");
+        }
+        Ok(text)
+    }
+
+    /// Makes the repository, unless it is there, and sees a segment of the log arrive in it.
+    ///
+    /// # Errors
+    /// What pgBackRest says.
+    pub async fn prepare(&self) -> anyhow::Result<()> {
+        if let Err(error) = self.run(&["stanza-create"]).await {
+            // The server is of another version than the one that the repository was made with.
+            if !error.to_string().contains("stanza-upgrade") {
+                return Err(error);
+            }
+            self.run(&["stanza-upgrade"]).await?;
+        }
+        self.run(&["check"]).await.map(drop)
+    }
+
+    /// What is in the repository.
+    ///
+    /// # Errors
+    /// What pgBackRest says.
+    pub async fn info(&self) -> anyhow::Result<Known> {
+        parse_info(&self.run(&["info", "--output=json"]).await?)
+    }
+
+    /// Makes a base backup, and removes those that need not be kept.
+    ///
+    /// # Errors
+    /// What pgBackRest says.
+    pub async fn backup(&self, due: Due) -> anyhow::Result<()> {
+        let kind = match due.kind {
+            BackupKind::Full => "--type=full",
+            BackupKind::Differential => "--type=diff",
+            BackupKind::Incremental => "--type=incr",
+        };
+        // The first one begins with a checkpoint at once. The others wait for one that the server makes
+        // at its own pace, so that nobody notices.
+        let begin = if due.is_first { "--start-fast" } else { "--no-start-fast" };
+        self.run(&[kind, begin, "backup"]).await.map(drop)
+    }
+
+    /// Runs it behind everybody else. When this is dropped it is killed: an unfinished backup is taken up
+    /// again by the next one.
+    async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = tokio::process::Command::new("nice");
+        for variable in config::postgres_variables() {
+            command.env_remove(variable);
+        }
+        let output = command
+            .env("PGPASSFILE", self.password_file())
+            .args(["-n", "10"])
+            .arg(&self.program)
+            .arg(format!("--config={}", config_file(&self.directory).display()))
+            .arg(format!("--stanza={STANZA}"))
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("pgbackrest cannot be run")?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let command = arguments.iter().find(|argument| !argument.starts_with('-'));
+        bail!("pgbackrest {}: {}", command.unwrap_or(&""), complaint(&output))
+    }
+}
+
+/// What it complains of: its last error with the lines that belong to it.
+fn complaint(output: &Output) -> String {
+    const MOST: usize = 400;
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    let said = match text.rfind("ERROR: ") {
+        Some(at) => text.get(at + "ERROR: ".len()..).unwrap_or_default(),
+        None => &text,
+    };
+    let words: Vec<_> = said.split_whitespace().collect();
+    let said: String = words.join(" ").chars().take(MOST).collect();
+    if said.is_empty() { output.status.to_string() } else { said }
+}
+
+#[derive(Deserialize)]
+struct InfoStanza {
+    #[serde(default)]
+    archive: Vec<InfoArchive>,
+    #[serde(default)]
+    backup: Vec<InfoBackup>,
+}
+
+#[derive(Deserialize)]
+struct InfoArchive {
+    max: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct InfoBackup {
+    label: String,
+    #[serde(rename = "type")]
+    kind: String,
+    timestamp: InfoTimes,
+    info: InfoSizes,
+    lsn: Option<InfoPlaces>,
+    /// Whether pages were found whose checksums are wrong.
+    #[serde(default)]
+    error: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct InfoTimes {
+    start: i64,
+    stop: i64,
+}
+
+#[derive(Deserialize)]
+struct InfoSizes {
+    size: u64,
+    repository: InfoRepository,
+}
+
+#[derive(Deserialize)]
+struct InfoRepository {
+    delta: u64,
+}
+
+#[derive(Deserialize)]
+struct InfoPlaces {
+    stop: Option<String>,
+}
+
+fn parse_info(text: &str) -> anyhow::Result<Known> {
+    let stanzas: Vec<InfoStanza> =
+        serde_json::from_str(text.trim()).context("pgbackrest info says something unknown")?;
+    let Some(stanza) = stanzas.into_iter().next() else { return Ok(Known::default()) };
+    let places = stanza.backup.iter().filter_map(|backup| backup.lsn.as_ref()?.stop.as_deref());
+    let last_stop = places.filter_map(place).max();
+    let archived_until = stanza.archive.into_iter().filter_map(|archive| archive.max).max();
+    let backups = stanza.backup.into_iter().filter(|backup| backup.error != Some(true));
+    let backups = backups.map(InfoBackup::into_backup).collect::<anyhow::Result<_>>()?;
+    Ok(Known { backups, last_stop, archived_until })
+}
+
+impl InfoBackup {
+    fn into_backup(self) -> anyhow::Result<Backup> {
+        let kind = match &*self.kind {
+            "full" => BackupKind::Full,
+            "diff" => BackupKind::Differential,
+            "incr" => BackupKind::Incremental,
+            other => bail!("pgbackrest info tells of a backup of kind {other}"),
+        };
+        Ok(Backup {
+            label: self.label,
+            kind,
+            started_at: OffsetDateTime::from_unix_timestamp(self.timestamp.start)?,
+            finished_at: OffsetDateTime::from_unix_timestamp(self.timestamp.stop)?,
+            bytes: self.info.size,
+            stored_bytes: self.info.repository.delta,
+        })
+    }
+}
+
+/// Of `1/2A000028`.
+fn place(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    let part = |text| u64::from_str_radix(text, 16).ok();
+    Some(part(high)? << 32 | part(low)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_version("pgBackRest 2.45\n"), Some((2, 45)));
+        assert_eq!(parse_version("pgBackRest 2.58.0"), Some((2, 58)));
+        assert_eq!(parse_version("pgBackRest 2.59dev"), Some((2, 59)));
+        assert_eq!(parse_version("bash: pgbackrest: not found"), None);
+    }
+
+    #[test]
+    fn a_path_is_one_word_to_the_shell() {
+        let command = archive_command("/bin/pgbackrest".as_ref(), Path::new("/a b/it's 5%"));
+        assert!(
+            command.starts_with("test -e '/a b/it'\\''s 5%%/pgbackrest.conf' && "),
+            "{command}"
+        );
+        assert!(command.ends_with(" --stanza=s archive-push '%p'"), "{command}");
+    }
+
+    #[test]
+    fn what_it_knows_is_read() {
+        let text = r#"[{"archive":[{"database":{"id":1,"repo-key":1},"id":"15-1",
+            "max":"00000001000000000000000A","min":"000000010000000000000002"}],
+            "backup":[{"archive":{"start":"a","stop":"b"},"database":{"id":1,"repo-key":1},
+              "error":false,"info":{"delta":100,"repository":{"delta":10,"size":10},"size":100},
+              "label":"20261130-081500F","lsn":{"start":"0/2000028","stop":"1/20001A0"},
+              "prior":null,"reference":null,"timestamp":{"start":1796026500,"stop":1796026504},
+              "type":"full"}],
+            "cipher":"aes-256-cbc","db":[],"name":"s","status":{"code":0,"message":"ok"}}]"#;
+        let known = parse_info(text).expect("reads");
+        assert_eq!(known.last_stop, Some((1 << 32) + 0x0200_01A0));
+        assert_eq!(known.archived_until.as_deref(), Some("00000001000000000000000A"));
+        let backup = known.backups.first().expect("one");
+        assert_eq!((backup.kind, backup.bytes, backup.stored_bytes), (BackupKind::Full, 100, 10));
+        assert_eq!(parse_info("[]").expect("reads"), Known::default());
+        let torn = text.replace("\"error\":false", "\"error\":true");
+        assert!(parse_info(&torn).expect("reads").backups.is_empty(), "it holds torn pages");
+        assert!(parse_info("no").is_err());
+    }
+
+    #[test]
+    fn a_complaint_is_short_and_whole() {
+        let output = |stdout: &str, stderr: &str| Output {
+            status: std::process::ExitStatus::from_raw(256 * 55),
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        };
+        let text = "P00   WARN: something\nP00  ERROR: [103]: unable to find a valid repository\n\
+                    \x20           HINT: is it there?\n";
+        assert_eq!(
+            complaint(&output(text, "")),
+            "[103]: unable to find a valid repository HINT: is it there?"
+        );
+        assert_eq!(complaint(&output("", "nice: no such file\n")), "nice: no such file");
+        assert!(complaint(&output("", "")).contains("55"));
+    }
+}
