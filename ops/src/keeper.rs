@@ -64,7 +64,6 @@ pub async fn run(args: KeepArgs) -> ExitCode {
     match keep(&args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
             eprintln!("ta3lem cluster keep: {error:#}");
             ExitCode::FAILURE
         }
