@@ -53,7 +53,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Makes the backups of the cluster beside it, until it is stopped.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KeepArgs {
-    /// What to keep, and how: see "Backups" in the README
+    /// What to keep, and how: see ops/runbooks/backups.md
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
 }

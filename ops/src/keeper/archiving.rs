@@ -159,10 +159,9 @@ impl Archive {
         self.before = segment.map(str::to_owned).or(self.before.take());
     }
 
-    /// A backup holds what was committed when it was complete.
+    /// A backup holds what was committed when it began, and mostly more.
     pub fn known_since(&mut self, newest: Option<&Backup>) {
-        self.recoverable_until =
-            self.recoverable_until.max(newest.map(|backup| backup.finished_at));
+        self.recoverable_until = self.recoverable_until.max(newest.map(|backup| backup.started_at));
     }
 
     /// Takes a look into account that began at `at`.
