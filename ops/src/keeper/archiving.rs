@@ -298,6 +298,6 @@ mod tests {
         assert!(archive.marks.len() <= MARKS + 1);
         take(&mut archive, 20_000, "x", 20_000_000, Some("000000010000000000000000"));
         let until = until(&archive).expect("archived");
-        assert!((16_000..16_777).contains(&until), "{until}");
+        assert!((16_000..=16_777).contains(&until), "{until}");
     }
 }
