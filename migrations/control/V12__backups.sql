@@ -14,7 +14,7 @@ create table cluster_backup (
     object_store_id uuid not null,
     -- Backups stay in the region of their cluster.
     region text not null,
-    -- Where they lie in the bucket. Short: what pgBackRest puts below it is up to 96 bytes long, and the
+    -- Where they lie in the bucket. Short: a segment of the log has a key of 101 bytes below it, and the
     -- embedded object store takes 120.
     prefix text not null check (prefix ~ '^pg/[0-9a-f]{8}$'),
     -- JSON: the key that reaches the prefix, and the passphrase that the backups are encrypted with.

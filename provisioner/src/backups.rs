@@ -6,7 +6,10 @@ use std::time::Duration;
 use provisioner_api::backups::{ClusterBackups, RestoreWindow};
 use time::OffsetDateTime;
 
-use crate::control_db::cluster_backups::Known;
+use crate::{
+    control_db::cluster_backups::{Known, Reach},
+    durations::roughly,
+};
 
 /// How long a keeper may be silent. It reports every five seconds.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -59,39 +62,31 @@ fn problem(known: &Known, now: OffsetDateTime) -> Option<String> {
     let mut problems = Vec::new();
     let silent = since(*reported_at, now);
     if silent > SILENCE {
-        problems.push(format!("its keeper has said nothing for {}", in_words(silent)));
+        problems.push(format!("its keeper has said nothing for {}", roughly(silent)));
     }
     problems.extend(report.problems.iter().cloned());
-    match report.backups.iter().map(|backup| backup.finished_at).max() {
+    let newest = report.backups.iter().map(|backup| backup.finished_at).max();
+    match newest.map(|newest| since(newest, now)) {
         None => problems.push("there is no base backup yet".to_owned()),
-        Some(newest) => {
-            let age = since(newest, now);
-            if age > NEWEST_BACKUP {
-                problems.push(format!("its newest base backup is {} old", in_words(age)));
-            }
+        Some(age) if age > NEWEST_BACKUP => {
+            problems.push(format!("its newest base backup is {} old", roughly(age)));
         }
+        Some(_) => {}
     }
-    match at_risk(known, now) {
-        Some(risk) if risk > AT_RISK => problems
-            .push(format!("what was written in the last {} is in no backup", in_words(risk))),
-        _ => {}
+    if let Some(risk) = at_risk(known, now).filter(|risk| *risk > AT_RISK) {
+        problems.push(format!("what was written in the last {} is in no backup", roughly(risk)));
     }
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
-/// Which moments a site can be put back to, that is on its cluster since `since_then` and whose plan
-/// reaches back `window_secs`. None before there is a base backup.
-pub fn restore_window(
-    known: &Known,
-    since_then: OffsetDateTime,
-    window_secs: i32,
-    now: OffsetDateTime,
-) -> Option<RestoreWindow> {
+/// Which moments a site can be put back to, whose cluster's backups are `known`. None before there is a
+/// base backup.
+pub fn restore_window(known: &Known, reach: &Reach, now: OffsetDateTime) -> Option<RestoreWindow> {
     let (_, report) = known.report.as_ref()?;
     let oldest = report.backups.iter().map(|backup| backup.finished_at).min()?;
-    let reach = now - time::Duration::seconds(window_secs.into());
+    let planned = now - time::Duration::seconds(reach.window_secs.into());
     let until = report.recoverable_until?;
-    let from = oldest.max(since_then).max(reach);
+    let from = oldest.max(reach.since).max(planned);
     let at_risk_secs = at_risk(known, now)?.as_secs();
     (from <= until).then_some(RestoreWindow { from, until, at_risk_secs })
 }
@@ -101,19 +96,11 @@ fn since(earlier: OffsetDateTime, later: OffsetDateTime) -> Duration {
     Duration::try_from(later - earlier).unwrap_or_default()
 }
 
-fn in_words(duration: Duration) -> String {
-    match duration.as_secs() {
-        secs @ 0..120 => format!("{secs} s"),
-        secs @ 120..7200 => format!("{} min", secs / 60),
-        secs @ 7200..172_800 => format!("{} h", secs / 3600),
-        secs => format!("{} days", secs / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use provisioner_api::backups::{Backup, BackupKind, KeeperReport};
     use time::macros::datetime;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -196,15 +183,15 @@ mod tests {
     #[test]
     fn a_window_ends_where_anything_of_it_ends() {
         let days = |days: i64| secs(days * 86_400);
-        let week = 7 * 86_400;
-        let at = |known: &Known, since| restore_window(known, since, week, NOW).map(|w| w.from);
+        let reach = |since| Reach { cluster: Uuid::nil(), since, window_secs: 7 * 86_400 };
+        let at = |known: &Known, since| restore_window(known, &reach(since), NOW).map(|w| w.from);
         let mut known = known();
         assert_eq!(at(&known, NOW - days(90)), Some(NOW - secs(7200)), "the oldest backup");
         assert_eq!(at(&known, NOW - secs(60)), Some(NOW - secs(60)), "since it is there");
         assert_eq!(at(&known, NOW - secs(5)), None, "nothing of it is in the store yet");
         known.report.as_mut().expect("a report").1.backups.insert(0, backup(NOW - days(20)));
         assert_eq!(at(&known, NOW - days(90)), Some(NOW - days(7)), "the plan");
-        let window = restore_window(&known, NOW - days(90), week, NOW).expect("some");
+        let window = restore_window(&known, &reach(NOW - days(90)), NOW).expect("some");
         assert_eq!((window.until, window.at_risk_secs), (NOW - secs(20), 20));
     }
 

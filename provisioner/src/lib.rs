@@ -19,3 +19,4 @@ pub mod dns;
 pub mod domain_check;
 pub mod routers;
 pub mod secrets;
+pub mod durations;

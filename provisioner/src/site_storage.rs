@@ -1,6 +1,6 @@
 //! A site's files in an object store, as the provisioner sees them: a key that reaches the site's
 //! prefix only; when the site moves, the way of its files to another store; and, when it is deleted,
-//! everything under the prefix.
+//! everything under the prefix. The backups of a cluster have a key and a prefix there too.
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -38,6 +38,11 @@ pub const SIGNING_REGION: &str = "us-east-1";
 /// Where all of a site's files are: `site/<site id>`. Nothing else can be deleted by this module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SitePrefix(SiteId);
+
+/// What a key may reach: a prefix that belongs to one site, or to the backups of one cluster.
+pub trait KeyPrefix: fmt::Display {}
+impl KeyPrefix for SitePrefix {}
+impl KeyPrefix for BackupPrefix {}
 
 /// A text is not a site's prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -137,7 +142,7 @@ impl SiteStorage {
         &self.0.key_admin
     }
 
-    /// Gives a key to a site's prefix; see [`StorageKeyAdmin::ensure_key`].
+    /// Gives a key to a prefix; see [`StorageKeyAdmin::ensure_key`].
     ///
     /// # Errors
     /// When the object store is down or refuses.
@@ -145,20 +150,7 @@ impl SiteStorage {
         &self,
         access_key: &str,
         secret_key: &str,
-        prefix: &SitePrefix,
-    ) -> Result<(), SiteStorageError> {
-        self.0.key_admin.ensure_key(access_key, secret_key, prefix).await
-    }
-
-    /// Gives a key to the prefix of a cluster's backups.
-    ///
-    /// # Errors
-    /// When the object store is down or refuses.
-    pub async fn ensure_backup_key(
-        &self,
-        access_key: &str,
-        secret_key: &str,
-        prefix: &BackupPrefix,
+        prefix: &impl KeyPrefix,
     ) -> Result<(), SiteStorageError> {
         self.0.key_admin.ensure_key(access_key, secret_key, prefix).await
     }

@@ -3,6 +3,7 @@
 
 use provisioner::{
     control_db::{
+        cluster_backups,
         clusters::{self, NoCluster, PlaceError},
         object_stores,
     },
@@ -138,6 +139,38 @@ async fn a_wrong_registration_names_what_is_wrong() {
     let none = PutCluster { max_databases: 0, ..here() };
     assert!(matches!(put("a", none).await, PlaceError::Field { field: "max_databases", .. }));
     assert!(clusters::list(&control).await.expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn backups_stay_in_the_region_of_their_cluster() {
+    let server = Server::start(SAME_USER, "");
+    let control = control(&server).await;
+    let rings = ["id-jakarta", "sg-singapore"]
+        .map(|region| control_types::seal::KeyRing::generate(region).expect("random bytes"));
+    let keys = Keys::from_rings(rings);
+    let mut admin = server.admin("control").await;
+    execute(&mut admin, "insert into region values ('sg-singapore', 'Singapore')")
+        .await
+        .expect("puts");
+    let put = async |region: &str| {
+        let there = PutCluster { region: region.to_owned(), ..cluster(&server) };
+        clusters::put(&control, &keys, "a", &there).await
+    };
+    let keeper = async |name| {
+        let token = "0123456789abcdef0123456789abcdef";
+        cluster_backups::put_keeper(&control, &keys, name, token).await
+    };
+    put(REGION).await.expect("puts");
+    assert!(matches!(keeper("b").await, Ok(None)), "there is no such cluster");
+    assert!(matches!(keeper("a").await, Err(PlaceError::Field { .. })), "no object store there");
+    let endpoint = Endpoint::start().await;
+    let store = object_store(&endpoint);
+    object_stores::put(&control, &keys, "files", &store).await.expect("puts");
+    assert!(matches!(keeper("a").await, Ok(Some(_))));
+    assert!(matches!(put("sg-singapore").await, Err(PlaceError::InUse { .. })));
+    let elsewhere = PutObjectStore { region: "sg-singapore".to_owned(), ..store };
+    let moved = object_stores::put(&control, &keys, "files", &elsewhere).await;
+    assert!(matches!(moved, Err(PlaceError::InUse { .. })), "{:?}", moved.err());
 }
 
 fn some_name() -> provisioner::site_database::SiteDatabaseName {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-/// Lets a keeper speak for a cluster. Putting the same again changes nothing; another token takes the
-/// place of the one before.
+/// Lets a keeper speak for a cluster. Putting the same again only makes sure that the object store knows
+/// its key; another token takes the place of the one before.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutKeeper {

@@ -30,11 +30,11 @@ pub struct OpenBackups {
     pub is_prepared: bool,
 }
 
-/// Lets the holder of `token` speak for the cluster called `name`. The first time its backups get a
-/// place in an object store of the region, and secrets.
+/// Lets the holder of `token` speak for the cluster called `name`, and answers its id; none when there is
+/// no such cluster. The first time its backups get a place in an object store of the region, and secrets.
 ///
 /// # Errors
-/// When there is no such cluster, or no object store in its region.
+/// When there is no object store in its region.
 pub async fn put_keeper(
     control: &PgPool,
     keys: &Keys,
@@ -74,7 +74,7 @@ pub async fn put_keeper(
             cluster.id,
             store,
             cluster.region,
-            BackupPrefix::of(cluster.id).to_string(),
+            BackupPrefix::of(cluster.id) as _,
             sealed,
             &token_hash(token)[..],
         )
@@ -104,8 +104,9 @@ pub async fn kept_by(control: &PgPool, token: &str) -> Result<Option<Uuid>, sqlx
 /// When nobody makes any, or the secrets do not open.
 pub async fn get(control: &PgPool, keys: &Keys, cluster: Uuid) -> Result<OpenBackups, PlaceError> {
     let row = sqlx::query!(
-        r#"select cluster.name as cluster, backup.region, backup.object_store_id, backup.prefix,
-                  backup.sealed_secrets, backup.prepared_at is not null as "is_prepared!"
+        r#"select cluster.name as cluster, backup.region, backup.object_store_id,
+                  backup.prefix as "prefix: BackupPrefix", backup.sealed_secrets,
+                  backup.prepared_at is not null as "is_prepared!"
            from cluster_backup backup join cluster on cluster.id = backup.cluster_id
            where backup.cluster_id = $1"#,
         cluster
@@ -114,12 +115,11 @@ pub async fn get(control: &PgPool, keys: &Keys, cluster: Uuid) -> Result<OpenBac
     .await?;
     let row = row.ok_or(PlaceError::Absent { kind: "keeper of cluster", id: cluster })?;
     let secrets = keys.open(&row.region, cluster, &row.sealed_secrets)?;
-    let prefix = row.prefix.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     Ok(OpenBackups {
         cluster: row.cluster,
         region: row.region,
         object_store: row.object_store_id,
-        prefix,
+        prefix: row.prefix,
         sealed: row.sealed_secrets,
         secrets,
         is_prepared: row.is_prepared,
@@ -240,6 +240,18 @@ impl KnownRow {
 /// # Errors
 /// When the database does not answer.
 pub async fn list(control: &PgPool) -> Result<Vec<Known>, sqlx::Error> {
+    select(control, None).await
+}
+
+/// What is known of the backups of the cluster with this id; none when there is no such cluster.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn known(control: &PgPool, cluster: Uuid) -> Result<Option<Known>, sqlx::Error> {
+    Ok(select(control, Some(cluster)).await?.pop())
+}
+
+async fn select(control: &PgPool, cluster: Option<Uuid>) -> Result<Vec<Known>, sqlx::Error> {
     let rows = sqlx::query_as!(
         KnownRow,
         r#"select cluster.name as cluster, cluster.region, object_store.name as "object_store?",
@@ -248,47 +260,40 @@ pub async fn list(control: &PgPool) -> Result<Vec<Known>, sqlx::Error> {
            from cluster
            left join cluster_backup backup on backup.cluster_id = cluster.id
            left join object_store on object_store.id = backup.object_store_id
-           order by cluster.region, cluster.name"#
+           where $1::uuid is null or cluster.id = $1
+           order by cluster.region, cluster.name"#,
+        cluster
     )
     .fetch_all(control)
     .await?;
     Ok(rows.into_iter().map(KnownRow::into_known).collect())
 }
 
-/// What is known of the backups of a site's cluster, since when the site is there, and how far back its
-/// plan reaches, in seconds. None for a site that has no place.
+/// Where a site is now, and how far back it can be put.
+pub struct Reach {
+    /// The cluster.
+    pub cluster: Uuid,
+    /// Since when it is there.
+    pub since: OffsetDateTime,
+    /// As its plan says.
+    pub window_secs: i32,
+}
+
+/// Of a site; none when it has no place.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn of_site(
-    control: &PgPool,
-    site: SiteId,
-) -> Result<Option<(Known, OffsetDateTime, i32)>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"select cluster.name as cluster, cluster.region, object_store.name as "object_store?",
-                  backup.last_error as "last_error?", backup.reported_at as "reported_at?",
-                  backup.report as "report?: Json<KeeperReport>",
-                  placement.created_at as since, plan.restore_window_secs as window_secs
-           from placement
-           join site on site.id = placement.site_id
-           join plan on plan.name = site.plan
-           join cluster on cluster.id = placement.cluster_id
-           left join cluster_backup backup on backup.cluster_id = cluster.id
-           left join object_store on object_store.id = backup.object_store_id
-           where placement.site_id = $1 and placement.state = 'current'"#,
+pub async fn reach(control: &PgPool, site: SiteId) -> Result<Option<Reach>, sqlx::Error> {
+    sqlx::query_as!(
+        Reach,
+        "select placement.cluster_id as cluster, placement.created_at as since,
+             plan.restore_window_secs as window_secs
+         from placement
+         join site on site.id = placement.site_id
+         join plan on plan.name = site.plan
+         where placement.site_id = $1 and placement.state = 'current'",
         site.0
     )
     .fetch_optional(control)
-    .await?;
-    Ok(row.map(|row| {
-        let known = KnownRow {
-            cluster: row.cluster,
-            region: row.region,
-            object_store: row.object_store,
-            last_error: row.last_error,
-            reported_at: row.reported_at,
-            report: row.report,
-        };
-        (known.into_known(), row.since, row.window_secs)
-    }))
+    .await
 }

@@ -29,8 +29,8 @@ pub enum PlaceError {
     /// A region that is not registered.
     #[error("there is no region {0}; register it first")]
     NoRegion(String),
-    /// Something that holds sites was to get another region.
-    #[error("{kind} {name} holds sites, so its region cannot change")]
+    /// Something that holds sites, or backups, was to get another region.
+    #[error("{kind} {name} holds sites or backups, so its region cannot change")]
     InUse {
         /// `cluster` or `object store`.
         kind: &'static str,
@@ -70,7 +70,10 @@ impl PlaceError {
         let constraint = error.as_database_error().and_then(|e| e.constraint()).unwrap_or_default();
         match constraint {
             "cluster_region_fkey" | "object_store_region_fkey" => Self::NoRegion(region.to_owned()),
-            "placement_cluster_id_region_fkey" | "placement_object_store_id_region_fkey" => {
+            "placement_cluster_id_region_fkey"
+            | "placement_object_store_id_region_fkey"
+            | "cluster_backup_cluster_id_region_fkey"
+            | "cluster_backup_object_store_id_region_fkey" => {
                 Self::InUse { kind, name: name.to_owned() }
             }
             "cluster_name_check" | "object_store_name_check" => Self::Field {

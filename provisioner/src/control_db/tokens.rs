@@ -1,8 +1,9 @@
 //! `api_token`: who may talk to the provisioner. Only hashes of tokens are stored.
 
-use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use uuid::Uuid;
+
+use crate::secrets::token_hash;
 
 /// The holder of a token that is valid now, if there is one.
 ///
@@ -13,7 +14,7 @@ pub async fn holder(pool: &PgPool, token: &str) -> Result<Option<String>, sqlx::
         "select name from api_token
          where token_hash = $1 and revoked_at is null
              and (expires_at is null or expires_at > now())",
-        hash(token),
+        &token_hash(token)[..],
     )
     .fetch_optional(pool)
     .await
@@ -29,13 +30,9 @@ pub async fn put(pool: &PgPool, name: &str, token: &str) -> Result<(), sqlx::Err
          on conflict (name) do update set token_hash = excluded.token_hash",
         Uuid::now_v7(),
         name,
-        hash(token),
+        &token_hash(token)[..],
     )
     .execute(pool)
     .await?;
     Ok(())
-}
-
-fn hash(token: &str) -> Vec<u8> {
-    Sha256::digest(token.as_bytes()).to_vec()
 }

@@ -7,7 +7,6 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-
 use uuid::Uuid;
 
 use crate::{

@@ -35,13 +35,12 @@ pub async fn put_keeper(
         let wanted = "must be at least 32 visible ASCII letters that nobody can guess";
         return Err(Refusal::invalid("token", wanted));
     }
-    let world = &api.world;
-    let put = cluster_backups::put_keeper(&world.db.pool, &world.keys, &name, &keeper.token);
+    let (pool, keys) = (&api.world.db.pool, &api.world.keys);
     let no_cluster = || Refusal::not_found("cluster", &name);
-    put.await?.ok_or_else(no_cluster)?;
+    let put = cluster_backups::put_keeper(pool, keys, &name, &keeper.token).await?;
+    let cluster = put.ok_or_else(no_cluster)?;
     api.nudges.all();
-    let known = cluster_backups::list(&world.db.pool).await?.into_iter();
-    let known = known.into_iter().find(|known| known.cluster == name).ok_or_else(no_cluster)?;
+    let known = cluster_backups::known(pool, cluster).await?.ok_or_else(no_cluster)?;
     Ok(Json(backups::shown(known, OffsetDateTime::now_utc())))
 }
 

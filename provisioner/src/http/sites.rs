@@ -43,10 +43,11 @@ pub async fn list(State(api): State<Api>) -> Result<Json<Vec<Site>>, Refusal> {
 /// One site.
 pub async fn show(State(api): State<Api>, Path(site): Path<String>) -> Result<Json<Site>, Refusal> {
     let mut site = find(&api, &site).await?;
-    if let Some((known, since, window)) =
-        cluster_backups::of_site(&api.world.db.pool, site.id).await?
+    let pool = &api.world.db.pool;
+    if let Some(reach) = cluster_backups::reach(pool, site.id).await?
+        && let Some(known) = cluster_backups::known(pool, reach.cluster).await?
     {
-        site.restorable = backups::restore_window(&known, since, window, OffsetDateTime::now_utc());
+        site.restorable = backups::restore_window(&known, &reach, OffsetDateTime::now_utc());
     }
     Ok(Json(site))
 }

@@ -2,8 +2,6 @@
 //! them: their passphrase, sealed with the region's key. So a region's key file and its object store are
 //! enough for a restore when the control database is lost.
 
-use std::sync::Arc;
-
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -13,7 +11,7 @@ use crate::{backups, control_db::cluster_backups, world::World};
 ///
 /// # Errors
 /// When the control database does not answer. What is wrong with an object store is noted in the row.
-pub async fn run_once(world: &Arc<World>) -> anyhow::Result<()> {
+pub async fn run_once(world: &World) -> anyhow::Result<()> {
     let control = &world.db.pool;
     for cluster in cluster_backups::to_prepare(control).await? {
         let error = prepare(world, cluster).await.err().map(|error| format!("{error:#}"));
@@ -31,8 +29,8 @@ pub async fn run_once(world: &Arc<World>) -> anyhow::Result<()> {
             metrics::gauge!("ta3lem_backup_at_risk_seconds", "cluster" => cluster.clone())
                 .set(secs as f64);
         }
-        let problems = if shown.problem.is_some() { 1.0 } else { 0.0 };
-        metrics::gauge!("ta3lem_backup_problem", "cluster" => cluster).set(problems);
+        let has_problem = u32::from(shown.problem.is_some());
+        metrics::gauge!("ta3lem_backup_problem", "cluster" => cluster).set(has_problem);
     }
     Ok(())
 }
@@ -41,7 +39,7 @@ async fn prepare(world: &World, cluster: Uuid) -> anyhow::Result<()> {
     let open = cluster_backups::get(&world.db.pool, &world.keys, cluster).await?;
     let store = world.object_stores.get(open.object_store).await?;
     let secrets = &open.secrets;
-    store.ensure_backup_key(&secrets.access_key, &secrets.secret_key, &open.prefix).await?;
+    store.ensure_key(&secrets.access_key, &secrets.secret_key, &open.prefix).await?;
     store.put_backup_secrets(&open.prefix, &open.sealed).await?;
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! The key administration of an object store: keys that reach one prefix of its bucket each.
 
-use std::{fmt::Display, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::SiteStorageError;
+use super::{KeyPrefix, SiteStorageError};
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ impl StorageKeyAdmin {
         &self,
         access_key: &str,
         secret_key: &str,
-        prefix: &impl Display,
+        prefix: &impl KeyPrefix,
     ) -> Result<(), SiteStorageError> {
         let prefix = prefix.to_string();
         let body = PutKey { secret_key, bucket: &self.bucket, prefix: &prefix };

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Cx, Kind, StepError};
+use crate::{
+    durations::roughly,
+    engine::{Cx, Kind, StepError},
+};
 
 /// How often it is told at first; later less often, so that a long copy does not fill the log.
 const TELL: Duration = Duration::from_secs(3);
@@ -91,15 +94,6 @@ pub fn shown(bytes: u64) -> String {
         unit = next;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-/// A time for people.
-fn roughly(time: Duration) -> String {
-    match time.as_secs() {
-        secs @ ..120 => format!("{secs} s"),
-        secs @ 120..7200 => format!("{} min", secs / 60),
-        secs => format!("{} h {} min", secs / 3600, secs % 3600 / 60),
-    }
 }
 
 #[cfg(test)]
