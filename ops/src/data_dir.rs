@@ -365,6 +365,16 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     })
 }
 
+/// The secret in a file that must be there.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn existing_secret(path: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
 /// The secret in a file; made when absent.
 ///
 /// # Errors

@@ -128,10 +128,8 @@ async fn examine(args: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
             .await
             .map(|found| format!("version {} in {}", found.major, found.directory.display())),
     );
-    findings.result(
-        "pgBackRest",
-        keeper::program().await.map(|program| format!("{}", program.display())),
-    );
+    findings
+        .result("pgBackRest", keeper::program().await.map(|program| program.display().to_string()));
     check_clock(&mut findings);
     check_disk(&mut findings, data.root());
     let is_ours = match data.is_ours() {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
+use crate::data_dir::existing_secret;
+
 /// What a keeper is told at its start. The rest comes from the provisioner.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,7 +80,7 @@ impl KeeperConfig {
     /// # Errors
     /// When its file cannot be read.
     pub fn token(&self) -> anyhow::Result<String> {
-        secret(&self.token_file).context("token_file")
+        existing_secret(&self.token_file).context("token_file")
     }
 
     /// The password of the role.
@@ -87,12 +89,6 @@ impl KeeperConfig {
     /// When its file cannot be read.
     pub fn password(&self) -> anyhow::Result<Option<String>> {
         let file = self.postgres.password_file.as_deref();
-        file.map(secret).transpose().context("postgres.password_file")
+        file.map(existing_secret).transpose().context("postgres.password_file")
     }
-}
-
-fn secret(file: &Path) -> anyhow::Result<String> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(text.trim().to_owned())
 }

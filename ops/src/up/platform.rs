@@ -162,20 +162,6 @@ pub fn postgres(cluster: &Cluster, binaries: &Binaries) -> Component {
     }
 }
 
-/// The keeper of a cluster.
-pub fn keeper(name: &str, program: PathBuf, config: &std::path::Path, log: PathBuf) -> Component {
-    let config = config.to_string_lossy().into_owned();
-    Component {
-        name: name.to_owned(),
-        program,
-        arguments: ["cluster", "keep", "--config", &config].map(str::to_owned).to_vec(),
-        log,
-        stop_signal: Signal::TERM,
-        grace: AFTER_DRAIN,
-        hurry_signal: Signal::KILL,
-    }
-}
-
 /// One of our own binaries with its configuration file.
 pub fn own(name: &str, program: PathBuf, config: &std::path::Path, log: PathBuf) -> Component {
     let grace = if name == "provisioner" { PROVISIONER_GRACE } else { DRAIN + AFTER_DRAIN };

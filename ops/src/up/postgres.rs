@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConne
 
 use crate::{
     config,
-    data_dir::{DataDir, make_socket_directory, secret_in},
+    data_dir::{DataDir, existing_secret, make_socket_directory, secret_in},
 };
 
 /// The superuser of every cluster.
@@ -135,8 +135,18 @@ pub struct Cluster {
     pub log: PathBuf,
     /// The superuser's password.
     pub admin_password: String,
-    /// How it archives its log; the control database's does not.
-    archive_command: Option<String>,
+}
+
+/// What a cluster is for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// The control database.
+    Control,
+    /// Sites of a region. Its log is archived.
+    Sites {
+        /// By this command.
+        archive_command: String,
+    },
 }
 
 impl Cluster {
@@ -145,14 +155,13 @@ impl Cluster {
         format!("postgres-{}", self.name)
     }
 
-    /// The cluster `name` of a data directory; its password is made when absent. Clusters of regions
-    /// archive their logs by `archive_command`, that of the control database has none.
+    /// The cluster `name` of a data directory; its password is made when absent.
     ///
     /// # Errors
     /// When the password or the directory for the socket cannot be had.
-    pub fn of(data: &DataDir, name: &str, archive_command: Option<String>) -> anyhow::Result<Self> {
+    pub fn of(data: &DataDir, name: &str) -> anyhow::Result<Self> {
         let password = secret_in(&data.secrets().join(format!("postgres-{name}")))?;
-        let cluster = Self::with(data, name, archive_command, password);
+        let cluster = Self::with(data, name, password);
         make_socket_directory(&cluster.sockets)?;
         Ok(cluster)
     }
@@ -162,25 +171,17 @@ impl Cluster {
     /// # Errors
     /// When its password cannot be read.
     pub fn existing(data: &DataDir, name: &str) -> anyhow::Result<Self> {
-        let file = data.secrets().join(format!("postgres-{name}"));
-        let password = std::fs::read_to_string(&file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(Self::with(data, name, None, password.trim().to_owned()))
+        let password = existing_secret(&data.secrets().join(format!("postgres-{name}")))?;
+        Ok(Self::with(data, name, password))
     }
 
-    fn with(
-        data: &DataDir,
-        name: &str,
-        archive_command: Option<String>,
-        admin_password: String,
-    ) -> Self {
+    fn with(data: &DataDir, name: &str, admin_password: String) -> Self {
         Self {
             name: name.to_owned(),
             directory: data.cluster(name),
             sockets: data.socket_directory().join(format!("pg-{name}")),
             log: data.log(&format!("postgres-{name}")),
             admin_password,
-            archive_command,
         }
     }
 
@@ -209,11 +210,16 @@ impl Cluster {
     ///
     /// # Errors
     /// When `initdb` fails: its words are in the error.
-    pub async fn ensure(&self, binaries: &Binaries, secrets: &Path) -> anyhow::Result<()> {
+    pub async fn ensure(
+        &self,
+        purpose: &Purpose,
+        binaries: &Binaries,
+        secrets: &Path,
+    ) -> anyhow::Result<()> {
         if !self.directory.join("PG_VERSION").exists() {
             self.make(binaries, secrets).await?;
         }
-        self.configure()
+        self.configure(purpose)
     }
 
     async fn make(&self, binaries: &Binaries, secrets: &Path) -> anyhow::Result<()> {
@@ -242,14 +248,14 @@ impl Cluster {
         Ok(())
     }
 
-    fn configure(&self) -> anyhow::Result<()> {
+    fn configure(&self, purpose: &Purpose) -> anyhow::Result<()> {
         crate::data_dir::write_private(
             &self.directory.join("pg_hba.conf"),
-            hba(self.archive_command.is_none()).as_bytes(),
+            hba(purpose).as_bytes(),
         )?;
         crate::data_dir::write_private(
             &self.directory.join("ta3lem.conf"),
-            settings(&self.sockets, self.archive_command.as_deref()).as_bytes(),
+            settings(&self.sockets, purpose).as_bytes(),
         )
     }
 
@@ -301,14 +307,17 @@ impl Cluster {
 }
 
 /// Who may connect. Sites' roles reach the database of their own name and no other.
-fn hba(is_control: bool) -> String {
-    let roles = if is_control {
-        "local  control      ta3lem_provisioner     scram-sha-256\n\
-         local  control      +ta3lem_router         scram-sha-256\n"
-    } else {
+fn hba(purpose: &Purpose) -> String {
+    let roles = match purpose {
+        Purpose::Control => {
+            "local  control      ta3lem_provisioner     scram-sha-256\n\
+             local  control      +ta3lem_router         scram-sha-256\n"
+        }
         // Other clusters' servers, while a site moves: each role may connect to one database.
-        "local  sameuser     all                    scram-sha-256\n\
-         local  all          +ta3lem_mover          scram-sha-256\n"
+        Purpose::Sites { .. } => {
+            "local  sameuser     all                    scram-sha-256\n\
+             local  all          +ta3lem_mover          scram-sha-256\n"
+        }
     };
     format!(
         "# Written by `ta3lem up` at every start.\n\
@@ -320,22 +329,22 @@ fn hba(is_control: bool) -> String {
 }
 
 /// Idle memory counts: most clusters of an embedded platform do little. Durability is not touched.
-fn settings(sockets: &Path, archive_command: Option<&str>) -> String {
+fn settings(sockets: &Path, purpose: &Purpose) -> String {
     let sockets = sockets.to_string_lossy().replace('\'', "''");
     let workers = STREAMS + OTHER_WORKERS;
-    let (connections, buffers) = match archive_command {
-        None => (100, "32MB"),
-        Some(_) => (300, "64MB"),
+    let (connections, buffers, archive) = match purpose {
+        Purpose::Control => (100, "32MB", String::new()),
+        Purpose::Sites { archive_command } => {
+            let command = archive_command.replace('\'', "''");
+            // What is not in the object store is lost with the machine: at most so many seconds of it.
+            let archive = format!(
+                "archive_mode = on\n\
+                 archive_timeout = 30s\n\
+                 archive_command = '{command}'\n"
+            );
+            (300, "64MB", archive)
+        }
     };
-    let archive = archive_command.map_or_else(String::new, |command| {
-        let command = command.replace('\'', "''");
-        // What is not in the object store is lost with the machine: at most so many seconds of it.
-        format!(
-            "archive_mode = on\n\
-             archive_timeout = 30s\n\
-             archive_command = '{command}'\n"
-        )
-    });
     format!(
         "# Written by `ta3lem up` at every start.\n\
          listen_addresses = ''\n\
@@ -396,7 +405,6 @@ mod tests {
             sockets: PathBuf::from("/tmp/a b%/pg"),
             log: PathBuf::new(),
             admin_password: "secret".into(),
-            archive_command: None,
         };
         let options: PgConnectOptions = cluster.admin_url("control").parse().expect("a URL");
         assert_eq!(options.get_socket(), Some(&PathBuf::from("/tmp/a b%/pg")));

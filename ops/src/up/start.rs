@@ -16,7 +16,7 @@ use super::{
     control_database, demo,
     platform::{self, Platform},
     ports,
-    postgres::{Binaries, Cluster},
+    postgres::{Binaries, Cluster, Purpose},
     progress::step,
     ready::{Api, Ready, SiteReady},
     supervisor::wait_ready,
@@ -140,14 +140,16 @@ async fn start_clusters(
     pgbackrest: &Path,
 ) -> anyhow::Result<(Cluster, Vec<Cluster>)> {
     let data = &platform.data;
-    let control = Cluster::of(data, "control", None)?;
-    let regions = REGIONS.iter().map(|region| {
-        let archive = keeper::archive_command(pgbackrest, &data.keeper(region.name));
-        Cluster::of(data, region.name, Some(archive))
+    let control = Cluster::of(data, "control")?;
+    let clusters = REGIONS.iter().map(|region| Cluster::of(data, region.name));
+    let clusters = clusters.collect::<anyhow::Result<Vec<_>>>()?;
+    let for_sites = clusters.iter().map(|cluster| {
+        let archive_command = keeper::archive_command(pgbackrest, &data.keeper(&cluster.name));
+        (cluster, Purpose::Sites { archive_command })
     });
-    let clusters = regions.collect::<anyhow::Result<Vec<_>>>()?;
-    let starts = std::iter::once(&control).chain(&clusters);
-    let starts = starts.map(|cluster| start_cluster(platform, binaries, cluster));
+    let starts = std::iter::once((&control, Purpose::Control)).chain(for_sites);
+    let starts =
+        starts.map(|(cluster, purpose)| start_cluster(platform, binaries, cluster, purpose));
     futures_util::future::try_join_all(starts).await?;
     Ok((control, clusters))
 }
@@ -156,10 +158,11 @@ async fn start_cluster(
     platform: &Platform,
     binaries: &Binaries,
     cluster: &Cluster,
+    purpose: Purpose,
 ) -> anyhow::Result<()> {
     let name = format!("Postgres {} for {}", binaries.major, cluster.name);
     step(&name, Some(&cluster.log), async {
-        cluster.ensure(binaries, &platform.data.secrets()).await?;
+        cluster.ensure(&purpose, binaries, &platform.data.secrets()).await?;
         let launched = platform.launch(platform::postgres(cluster, binaries))?;
         let ready = cluster.wait_ready(PATIENCE);
         wait_ready(launched.status, &launched.log, ready).await.map(drop)

@@ -53,7 +53,7 @@ async fn start_keeper(
     let name = component(region);
     let token_file = data.secrets().join(&name);
     let keeper = PutKeeper { token: secret_in(&token_file)? };
-    client.put_keeper(region.cluster, &keeper).await?;
+    let before = client.put_keeper(region.cluster, &keeper).await?.reported_at;
     let config = serde_json::json!({
         "api": api,
         "token_file": token_file,
@@ -69,13 +69,14 @@ async fn start_keeper(
         "object_store": { "host": "localhost", "ca_file": Authority::of(data).certificate },
     });
     let config = write_config(data, &name, &config)?;
-    let component = platform::keeper(&name, beside.join("ta3lem"), &config, data.log(&name));
+    let mut component = platform::own(&name, beside.join("ta3lem"), &config, data.log(&name));
+    component.arguments.splice(0..0, ["cluster", "keep"].map(str::to_owned));
     let launched = platform.launch(component)?;
     let reported = until(|| async {
         let all = client.backups().await?;
         let own = all.into_iter().find(|backups| backups.cluster == region.cluster);
-        let own = own.and_then(|backups| backups.report);
-        anyhow::ensure!(own.is_some(), "it has not reported");
+        let reported_at = own.and_then(|backups| backups.reported_at);
+        anyhow::ensure!(reported_at > before, "it has not reported");
         Ok(())
     });
     wait_ready(launched.status, &launched.log, reported).await
