@@ -20,14 +20,8 @@ pub enum ClusterCommand {
     Keep(ops::keeper::KeepArgs),
 }
 
-/// Does it.
-pub async fn run(
-    command: &ClusterCommand,
-    connection: &Connection,
-    output: &Output,
-) -> Result<(), Failure> {
-    // The other one does not ask the provisioner, so it is not done here.
-    let ClusterCommand::List = command else { return Ok(()) };
+/// Lists them.
+pub async fn list(connection: &Connection, output: &Output) -> Result<(), Failure> {
     let clusters = connection.answer(connection.client.clusters().await)?;
     if output.json {
         return output.document(&clusters);

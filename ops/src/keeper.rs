@@ -45,8 +45,6 @@ const REPORT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is looked whether a base backup is due.
 const DUE: Duration = Duration::from_secs(10);
-/// How long the first look into the repository may take before we report without it.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// The pause before the provisioner is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -79,7 +77,6 @@ async fn keep(args: &KeepArgs) -> anyhow::Result<()> {
     let Some(settings) = stop.run_until_cancelled(first_settings(&client)).await else {
         return Ok(());
     };
-    pgbackrest.configure(&settings)?;
     tracing::info!("keeps cluster {} in {}", settings.cluster, settings.region);
     let (settings, _) = watch::channel(settings);
     let keeper = Keeper {
@@ -92,7 +89,7 @@ async fn keep(args: &KeepArgs) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = keeper.watch_all() => {}
+        () = keeper.work() => {}
     }
     Ok(())
 }
@@ -157,11 +154,7 @@ impl Keeper {
     }
 
     /// Does everything, for ever.
-    async fn watch_all(&self) {
-        // First what there is: a keeper that comes again must not say that there are no backups.
-        if let Ok(Ok(known)) = timeout(FIRST_LOOK, self.pgbackrest.info()).await {
-            self.take(known);
-        }
+    async fn work(&self) {
         tokio::join!(self.watch_archiving(), self.make_backups(), self.report());
     }
 
@@ -190,6 +183,7 @@ impl Keeper {
             seen.archive.known_since(known.backups.last());
             seen.backups = known.backups;
         });
+        self.changed.notify_one();
     }
 
     /// Makes base backups when they are due, for ever.
@@ -203,6 +197,9 @@ impl Keeper {
                 // The first time, and when the store is elsewhere or keeps backups longer.
                 if prepared.as_ref() != Some(&wanted) {
                     self.pgbackrest.configure(&wanted)?;
+                    // What there is, before all is looked at: a keeper that comes again must not say
+                    // that there are no backups.
+                    self.take(self.pgbackrest.info().await?);
                     self.pgbackrest.prepare().await?;
                     prepared = Some(wanted);
                 }
@@ -256,6 +253,7 @@ impl Keeper {
     async fn report(&self) {
         let mut silent = false;
         loop {
+            let _ = timeout(REPORT, self.changed.notified()).await;
             let report = self.note(|seen| {
                 let problems = seen.archive_problems.iter().cloned();
                 KeeperReport {
@@ -285,7 +283,6 @@ impl Keeper {
                 }
                 Err(_) => {}
             }
-            let _ = timeout(REPORT, self.changed.notified()).await;
         }
     }
 }

@@ -65,7 +65,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Operation(command) => operation::run(command, &connect()?, output).await,
         Command::Region(command) => region::run(&command, &connect()?, output).await,
         Command::Router(command) => router::run(&command, &connect()?, output).await,
-        Command::Cluster(command) => cluster::run(&command, &connect()?, output).await,
+        Command::Cluster(ClusterCommand::List) => cluster::list(&connect()?, output).await,
         Command::Backup(command) => backup::run(&command, &connect()?, output).await,
         Command::Plan(command) => plan::run(&command, &connect()?, output).await,
         Command::Status => status::run(&connect()?, output).await,
