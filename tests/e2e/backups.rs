@@ -119,8 +119,8 @@ async fn connect(stack: &Stack, database: &str) -> Result<PgConnection> {
 /// A site's rows as they were at a moment, while the site goes on without them.
 async fn a_moment_is_brought_back(stack: &Stack) -> Result<()> {
     let sites = stack.api()?.sites().await?.into_iter();
-    let places = sites.filter_map(|site| site.placement);
-    let place = places.into_iter().find(|place| place.cluster == CLUSTER);
+    let mut places = sites.filter_map(|site| site.placement);
+    let place = places.find(|place| place.cluster == CLUSTER);
     let database = place.context("no site in the region")?.database;
     let mut site = connect(stack, &database).await?;
     site.execute("create table ledger (n int primary key, at timestamptz not null)").await?;

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -113,10 +114,10 @@ async fn a_client_hello_may_come_in_any_pieces_and_what_is_none_is_closed() {
     let counted = async {
         let failures = "router_handshake_errors_total{cause=\"failed\"}";
         while stack.jakarta.metric(failures).await - failed < 7.0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let patience = std::time::Duration::from_secs(30);
+    let patience = Duration::from_secs(30);
     tokio::time::timeout(patience, counted).await.expect("each of them is counted");
     // Whoever says nothing, or not all of it, is not waited for.
     let hello_begins = vec![22, 3, 1, 0, 200, 1, 0, 0, 196];

@@ -29,6 +29,8 @@ use super::{
     nomad::{self, Ground, Nomad},
 };
 
+/// How long a server that was killed at the very end may take to accept connections.
+const RECOVERY: Duration = Duration::from_secs(30);
 /// How long a place that follows may take to have everything.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
@@ -50,7 +52,7 @@ impl Servers {
         let began = Instant::now();
         loop {
             match options.connect().await {
-                Err(error) if is_starting(&error) && began.elapsed() < CATCH_UP => {
+                Err(error) if is_starting(&error) && began.elapsed() < RECOVERY => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 connected => return Ok(connected?),
