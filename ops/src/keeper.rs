@@ -8,6 +8,7 @@
 mod archiving;
 pub mod config;
 mod pgbackrest;
+mod priority;
 mod schedule;
 
 use std::{
@@ -155,14 +156,22 @@ impl Keeper {
 
     /// Does everything, for ever.
     async fn work(&self) {
-        tokio::join!(self.watch_archiving(), self.make_backups(), self.report());
+        tokio::join!(self.watch_server(), self.make_backups(), self.report());
     }
 
-    /// Looks at the archiving of the log, for ever.
-    async fn watch_archiving(&self) {
+    /// Looks at the archiving of the log and at what runs beside people's requests, for ever.
+    async fn watch_server(&self) {
         let mut server = None;
+        let mut said = String::new();
         loop {
             let looked = archiving::look(&self.config, &mut server).await;
+            if let Some(server) = &mut server
+                && let Err(error) = priority::put_back(server).await
+                && said != error.to_string()
+            {
+                said = error.to_string();
+                tracing::warn!("{said}");
+            }
             self.note(|seen| match looked {
                 Ok((at, look)) => {
                     seen.archive_problems = look.problems(&self.config);

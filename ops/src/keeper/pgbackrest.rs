@@ -86,8 +86,9 @@ pub fn archive_command(program: &Path, directory: &Path) -> String {
         String::new()
     };
     // Before the keeper has written the file there is nowhere to go: the server keeps the segment.
+    // People's requests come first, but the archiving must keep up with them.
     format!(
-        "test -e {file} && {timeout}{program} --config={file} --stanza={STANZA} archive-push '%p'"
+        "test -e {file} && {timeout}nice -n 5 {program} --config={file} --stanza={STANZA} archive-push '%p'"
     )
 }
 

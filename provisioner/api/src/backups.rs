@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+/// What connections call themselves (`application_name`) that do for minutes what nobody waits for. A
+/// keeper puts them behind the others of its cluster.
+pub const BACKGROUND: &str = "ta3lem-background";
+
 /// Lets a keeper speak for a cluster. Putting the same again only makes sure that the object store knows
 /// its key; another token takes the place of the one before.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

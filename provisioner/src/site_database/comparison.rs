@@ -14,6 +14,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use provisioner_api::backups::BACKGROUND;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -245,6 +246,10 @@ async fn read(
     reading: &Reading<'_>,
     connection: &mut PgConnection,
 ) -> Result<Contents, sqlx::Error> {
+    if reading.rest > 0.0 {
+        let named = format!("set application_name = '{BACKGROUND}'");
+        sqlx::raw_sql(AssertSqlSafe(named)).execute(&mut *connection).await?;
+    }
     let tables = reading.tables(connection).await?;
     let lines = catalog::lines(connection).await?;
     Ok(Contents { tables, lines })
