@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::{Generation, InstanceId, SiteId, Slug};
 
@@ -33,6 +34,24 @@ pub struct InstanceConfig {
     pub idle_exit_secs: u32,
     /// Most connections to the database at once.
     pub max_database_connections: u32,
+    /// The site is a preview: another one as it was at some moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<PreviewConfig>,
+}
+
+/// Of which moment a preview is, for whom, and until when. Nothing can be changed in one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewConfig {
+    /// The moment.
+    #[serde(with = "time::serde::rfc3339")]
+    pub moment: OffsetDateTime,
+    /// SHA-256 of the secret that opens it, in hexadecimal. The secret itself is in the link that was
+    /// given to whoever asked for the preview: `/preview?key=<secret>`.
+    pub key_hash: String,
+    /// Nobody sees anything from then on.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
 }
 
 /// How to reach the site's database, as the role that owns nothing.

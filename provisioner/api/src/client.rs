@@ -4,6 +4,7 @@ mod backups;
 mod certificates;
 mod domains;
 mod moves;
+mod previews;
 
 use std::time::Duration;
 

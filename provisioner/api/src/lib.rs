@@ -8,6 +8,8 @@ pub mod sites;
 pub mod domains;
 pub mod certificates;
 pub mod backups;
+pub mod restores;
+pub mod previews;
 pub mod operations;
 pub mod status;
 #[cfg(feature = "client")]

@@ -1,9 +1,15 @@
 //! Calls about backups: those of operators, and those of keepers.
 
-use reqwest::Method;
+use std::time::Duration;
 
-use super::{Client, Result, segment};
-use crate::backups::{ClusterBackups, KeeperReport, KeeperSettings, PutKeeper};
+use reqwest::Method;
+use uuid::Uuid;
+
+use super::{Client, Result, TIMEOUT, secs, segment};
+use crate::{
+    backups::{ClusterBackups, KeeperReport, KeeperSettings, PutKeeper},
+    restores::{RestoreOrder, RestoreProgress},
+};
 
 impl Client {
     /// How the backups of all clusters are.
@@ -36,5 +42,32 @@ impl Client {
     /// As every call: see [`ClientError`](super::ClientError).
     pub async fn keeper_report(&self, report: &KeeperReport) -> Result<KeeperSettings> {
         self.send(Method::POST, "/v1/keeper/report", report).await
+    }
+
+    /// What the keeper that holds this client's token shall bring back. Answers when there is something
+    /// else to do than `known`, or after `wait`.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn restore_orders(
+        &self,
+        known: &[Uuid],
+        wait: Duration,
+    ) -> Result<Vec<RestoreOrder>> {
+        let known: Vec<String> = known.iter().map(Uuid::to_string).collect();
+        let request = self
+            .request(Method::GET, "/v1/keeper/restores")
+            .query(&[("known", known.join(",")), ("wait_secs", secs(wait).to_string())])
+            .timeout(wait + TIMEOUT);
+        self.answer(request).await
+    }
+
+    /// How far the keeper that holds this client's token is with an order. Refused as not found when
+    /// nobody wants it any more.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn restore_progress(&self, order: Uuid, progress: &RestoreProgress) -> Result<()> {
+        self.send(Method::POST, &format!("/v1/keeper/restores/{order}"), progress).await
     }
 }

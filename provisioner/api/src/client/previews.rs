@@ -1,0 +1,53 @@
+//! Calls about previews.
+
+use reqwest::Method;
+
+use super::{Client, Result, segment};
+use crate::{
+    previews::{AcceptedPreview, CreatePreview, Preview},
+    sites::DryRun,
+};
+
+impl Client {
+    /// Makes a preview of a site. The same key again is the same request.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn create_preview(
+        &self,
+        site: &str,
+        wanted: &CreatePreview,
+        idempotency_key: &str,
+    ) -> Result<AcceptedPreview> {
+        let request = self
+            .request(Method::POST, &format!("/v1/sites/{}/previews", segment(site)))
+            .header("idempotency-key", idempotency_key)
+            .json(wanted);
+        self.answer(request).await
+    }
+
+    /// What making a preview would do, and what would stop it.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn plan_create_preview(&self, site: &str, wanted: &CreatePreview) -> Result<DryRun> {
+        let wanted = CreatePreview { dry_run: true, ..wanted.clone() };
+        self.send(Method::POST, &format!("/v1/sites/{}/previews", segment(site)), &wanted).await
+    }
+
+    /// All previews that are there, the newest first.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn previews(&self) -> Result<Vec<Preview>> {
+        self.get("/v1/previews").await
+    }
+
+    /// Those of a site.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn site_previews(&self, site: &str) -> Result<Vec<Preview>> {
+        self.get(&format!("/v1/sites/{}/previews", segment(site))).await
+    }
+}
