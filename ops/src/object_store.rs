@@ -106,6 +106,7 @@ impl ObjectStore {
             secret_key: identity.admin_secret_key.clone(),
             bucket: bucket.to_owned(),
             prefix: String::new(),
+            read_only: false,
         };
         keys.put(&identity.admin_access_key, admin).await?;
         let store = Store::open(&objects, bucket)

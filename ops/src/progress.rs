@@ -117,6 +117,7 @@ pub fn subject(operation: &Operation) -> String {
         OperationKind::MoveSite => "move",
         OperationKind::MoveSiteBack => "move back",
         OperationKind::RetirePlacement => "settling",
+        OperationKind::CreatePreview => "preview",
     };
     format!("{noun} of {}", operation.site)
 }

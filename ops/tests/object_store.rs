@@ -45,12 +45,16 @@ impl Fixture {
     }
 
     async fn put_key(&self, access_key: &str, prefix: &str) {
-        let url = format!("{}/{access_key}", self.store.key_admin_url());
-        let body = serde_json::json!({
+        let grant = serde_json::json!({
             "secret_key": SECRET, "bucket": BUCKET, "prefix": prefix
         });
+        self.put_grant(access_key, &grant).await;
+    }
+
+    async fn put_grant(&self, access_key: &str, body: &serde_json::Value) {
+        let url = format!("{}/{access_key}", self.store.key_admin_url());
         let token = &self.store.identity.key_admin_token;
-        let answer = self.http.put(url).bearer_auth(token).json(&body).send().await;
+        let answer = self.http.put(url).bearer_auth(token).json(body).send().await;
         assert_eq!(answer.expect("answers").status(), 204);
     }
 
@@ -365,6 +369,27 @@ async fn keys_are_made_by_those_who_know_the_token() {
     assert_eq!(status(one.get_object("/site/1/a").await), 403, "the key is gone at once");
     let anonymous = format!("{}/{BUCKET}/site/1/a", fixture.store.url());
     assert_eq!(fixture.http.get(anonymous).send().await.expect("answers").status(), 403);
+}
+
+#[tokio::test]
+async fn a_key_that_only_reads_changes_nothing() {
+    let fixture = Fixture::start().await;
+    fixture.put_key("site-one", "site/1").await;
+    fixture.site("site-one").put_object("/site/1/a", b"a").await.expect("puts");
+    let grant = serde_json::json!({
+        "secret_key": SECRET, "bucket": BUCKET, "prefix": "site/1", "read_only": true
+    });
+    fixture.put_grant("preview", &grant).await;
+    let fixture = fixture.restart().await;
+    let preview = fixture.site("preview");
+    assert_eq!(preview.get_object("/site/1/a").await.expect("reads").as_slice(), b"a");
+    assert_eq!(status(preview.put_object("/site/1/a", b"b").await), 403);
+    assert_eq!(status(preview.put_object("/site/1/b", b"b").await), 403);
+    assert_eq!(status(preview.delete_object("/site/1/a").await), 403);
+    assert_eq!(status(preview.initiate_multipart_upload("/site/1/c", "text/plain").await), 403);
+    assert_eq!(status(preview.copy_object_internal("/site/1/a", "/site/1/d").await), 403);
+    assert_eq!(status(preview.get_object("/site/2/a").await), 403);
+    assert_eq!(preview.get_object("/site/1/a").await.expect("reads").as_slice(), b"a");
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use provisioner_api::backups::{ClusterBackups, RestoreWindow};
 use time::OffsetDateTime;
 
 use crate::{
-    control_db::cluster_backups::{Known, Reach},
+    control_db::{
+        cluster_backups::{Known, Reach},
+        placement_terms::Term,
+    },
     durations::roughly,
 };
 
@@ -89,6 +92,46 @@ pub fn restore_window(known: &Known, reach: &Reach, now: OffsetDateTime) -> Opti
     let from = oldest.max(reach.since).max(planned);
     let at_risk_secs = at_risk(known, now)?.as_secs();
     (from <= until).then_some(RestoreWindow { from, until, at_risk_secs })
+}
+
+/// Why a moment of a site cannot be brought back, in words; `known` are the backups of the cluster where
+/// the site was then.
+pub fn out_of_reach(
+    known: &Known,
+    term: &Term,
+    moment: OffsetDateTime,
+    now: OffsetDateTime,
+) -> Option<String> {
+    if moment > now {
+        return Some("that moment is yet to come".to_owned());
+    }
+    let planned = Duration::from_secs(term.window_secs.try_into().unwrap_or_default());
+    if since(moment, now) > planned {
+        return Some(format!("the site's plan reaches back {}", roughly(planned)));
+    }
+    if term.is_retired {
+        let (cluster, region) = (&term.cluster_name, &term.region);
+        return Some(format!(
+            "the site was on cluster {cluster} in {region} then, and what it had there was removed"
+        ));
+    }
+    let Some((reported_at, report)) = &known.report else { return problem(known, now) };
+    let silent = since(*reported_at, now);
+    if silent > SILENCE {
+        return Some(format!(
+            "the keeper of cluster {}, which brings sites back, has said nothing for {}",
+            known.cluster,
+            roughly(silent)
+        ));
+    }
+    match report.backups.iter().map(|backup| backup.finished_at).min() {
+        None => Some(format!("there is no base backup of cluster {} yet", known.cluster)),
+        Some(oldest) if moment < oldest => Some(format!(
+            "the first moment in the backups of cluster {} is {oldest}",
+            known.cluster
+        )),
+        Some(_) => None,
+    }
 }
 
 /// Zero when `earlier` is later.
@@ -193,6 +236,35 @@ mod tests {
         assert_eq!(at(&known, NOW - days(90)), Some(NOW - days(7)), "the plan");
         let window = restore_window(&known, &reach(NOW - days(90)), NOW).expect("some");
         assert_eq!((window.until, window.at_risk_secs), (NOW - secs(20), 20));
+    }
+
+    #[test]
+    fn a_moment_out_of_reach_says_why() {
+        let term = |is_retired| Term {
+            placement: Uuid::nil(),
+            region: "id-jakarta".to_owned(),
+            cluster: Uuid::nil(),
+            cluster_name: "jakarta-1".to_owned(),
+            database: String::new(),
+            object_store: Uuid::nil(),
+            began_at: NOW - secs(10_000),
+            is_retired,
+            window_secs: 7 * 86_400,
+        };
+        let why =
+            |known: &Known, before| out_of_reach(known, &term(false), NOW - secs(before), NOW);
+        assert_eq!(why(&known(), 0), None, "now is a moment too");
+        assert_eq!(why(&known(), 7200), None);
+        assert!(why(&known(), 7201).expect("too early").contains("first moment"));
+        assert!(why(&known(), -1).expect("future").contains("yet to come"));
+        assert!(why(&known(), 8 * 86_400).expect("plan").contains("7 days"));
+        let removed = out_of_reach(&known(), &term(true), NOW - secs(60), NOW);
+        assert!(removed.expect("removed").contains("was removed"));
+        let mut silent = known();
+        silent.report.as_mut().expect("a report").0 -= secs(600);
+        assert!(why(&silent, 60).expect("silent").contains("said nothing for 10 min"));
+        let nobody = Known { object_store: None, report: None, ..known() };
+        assert!(why(&nobody, 60).expect("nobody").contains("run a keeper"));
     }
 
     #[test]

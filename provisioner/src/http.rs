@@ -30,8 +30,10 @@ mod holds;
 mod moves;
 mod operations;
 mod places;
+mod previews;
 mod refusal;
 mod regions;
+mod restores;
 mod sites;
 mod status;
 mod validate;
@@ -94,6 +96,9 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/settle", post(moves::settle))
         .route("/sites/{site}/records", get(moves::records))
         .route("/sites/{site}/regions", post(regions::change))
+        .route("/sites/{site}/previews", get(previews::list).post(previews::create))
+        .route("/previews", get(previews::list_all))
+        .route("/previews/{preview}/comparison", get(previews::compare))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))
@@ -104,6 +109,8 @@ pub fn routes(api: Api) -> Router {
     let keepers = Router::new()
         .route("/keeper", get(backups::settings))
         .route("/keeper/report", post(backups::report))
+        .route("/keeper/restores", get(restores::list))
+        .route("/keeper/restores/{order}", post(restores::progress))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_keeper));
     Router::new()
         .nest("/v1", v1.merge(keepers))

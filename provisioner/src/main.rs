@@ -24,7 +24,7 @@ use provisioner::{
         clusters::ClusterReconciler,
         domains::Domains,
         instances::{self, Instances},
-        placements,
+        placements, previews,
     },
     secrets::Keys,
     site_database::Clusters,
@@ -52,6 +52,8 @@ const DOMAINS: Duration = Duration::from_secs(5);
 const BACKUPS: Duration = Duration::from_secs(10);
 /// How often it is looked whether an old place of a site has had its time.
 const PLACEMENTS: Duration = Duration::from_secs(60);
+/// How often previews are looked at whose time is over.
+const PREVIEWS: Duration = Duration::from_secs(10);
 /// How often the feed of the routers is shortened.
 const FEED: Duration = Duration::from_secs(600);
 
@@ -205,6 +207,7 @@ impl Running {
         let domain_checks = Arc::clone(&domains);
         let (world, engine) = (Arc::clone(&self.world), Arc::clone(&self.engine));
         let backed_up = Arc::clone(&self.world);
+        let (shown, deleting) = (Arc::clone(&self.world), Arc::clone(&self.engine));
         Arc::new([
             Arc::clone(&self.instances).spawn(every(instances::PERIOD)),
             reconcilers::spawn("clusters", every(PLACES), move || {
@@ -226,6 +229,10 @@ impl Running {
             reconcilers::spawn("placements", every(PLACEMENTS), move || {
                 let (world, engine) = (Arc::clone(&world), Arc::clone(&engine));
                 async move { placements::run_once(&world, &engine).await }
+            }),
+            reconcilers::spawn("previews", every(PREVIEWS), move || {
+                let (world, engine) = (Arc::clone(&shown), Arc::clone(&deleting));
+                async move { previews::run_once(&world, &engine).await }
             }),
             reconcilers::spawn("backups", every(BACKUPS), move || {
                 let world = Arc::clone(&backed_up);

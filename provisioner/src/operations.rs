@@ -6,10 +6,12 @@ use provisioner_api::sites::{DryRun, PlannedStep};
 use crate::engine::{Kind, PlannedOperation, kind::step_name};
 
 mod changeover;
+pub mod create_preview;
 pub mod create_site;
 pub mod delete_site;
 pub mod move_site;
 pub mod move_site_back;
+mod opening;
 mod placed;
 pub mod retire_placement;
 
@@ -23,6 +25,7 @@ pub fn planned(kind: OperationKind) -> PlannedOperation {
         OperationKind::RetirePlacement => {
             PlannedOperation::of::<retire_placement::RetirePlacement>()
         }
+        OperationKind::CreatePreview => PlannedOperation::of::<create_preview::CreatePreview>(),
     }
 }
 
@@ -83,6 +86,9 @@ mod tests {
                  copy_files compare arm_way_back switch turn_round certify | pivot switch",
                 "retire_placement v1: stop_following stop_instance drop_database drop_roles \
                  delete_objects remove_certificates record | pivot stop_following",
+                "create_preview v1: reserve_names choose_placement create_roles create_database \
+                 restore_database adopt_database create_storage_key issue_certificates \
+                 start_instance publish_route await_routers | pivot publish_route",
             ]
         );
     }

@@ -21,6 +21,7 @@ pub mod clusters;
 pub mod domains;
 pub mod instances;
 pub mod placements;
+pub mod previews;
 
 /// The pause after a failed run, doubled with every further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +36,11 @@ impl Nudges {
     /// Nobody listens yet.
     pub fn new() -> Self {
         Self(watch::channel(0).0)
+    }
+
+    /// Hears of every nudge from now on.
+    pub fn listen(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
     }
 
     /// Lets all of them run now.

@@ -139,6 +139,15 @@ impl SealedValue for InvitationToken {
     const PLACE: &'static str = "operation.invitation";
 }
 
+/// `preview.sealed_key`: what opens a preview.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PreviewKey(pub String);
+
+impl SealedValue for PreviewKey {
+    const PLACE: &'static str = "preview.key";
+}
+
 /// `cluster.sealed_admin_url`: where the provisioner administers a cluster.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -155,6 +155,19 @@ impl SiteStorage {
         self.0.key_admin.ensure_key(access_key, secret_key, prefix).await
     }
 
+    /// The same for a key that may only read; see [`StorageKeyAdmin::ensure_read_key`].
+    ///
+    /// # Errors
+    /// When the object store is down or refuses.
+    pub async fn ensure_read_key(
+        &self,
+        access_key: &str,
+        secret_key: &str,
+        prefix: &impl KeyPrefix,
+    ) -> Result<(), SiteStorageError> {
+        self.0.key_admin.ensure_read_key(access_key, secret_key, prefix).await
+    }
+
     /// Keeps the sealed secrets of a cluster's backups beside them.
     ///
     /// # Errors

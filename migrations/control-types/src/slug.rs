@@ -44,6 +44,9 @@ pub const RESERVED: &[&str] = &[
     "www",
 ];
 
+/// How the slugs of previews begin. No site that is asked for may have such a one.
+pub const PREVIEW: &str = "preview-";
+
 /// Why a text is not a slug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SlugError {

@@ -215,6 +215,8 @@ state!(
         MoveSiteBack = "move_site_back",
         /// Removes what a site left where it was before, when nobody may want it back any more.
         RetirePlacement = "retire_placement",
+        /// A site that shows another one as it was at some moment.
+        CreatePreview = "create_preview",
     }
 );
 

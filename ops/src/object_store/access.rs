@@ -29,6 +29,9 @@ const OBJECT_OPERATIONS: &[&str] = &[
     "ListParts",
 ];
 
+/// Those of them that a key may do which only reads.
+const READ_OPERATIONS: &[&str] = &["GetObject", "HeadObject", "ListObjects", "ListObjectsV2"];
+
 /// Operations on the bucket, for keys that reach the whole of it. s3s-fs does not list uploads, and
 /// says so; those of a key end with the key (see `key_administration`).
 const BUCKET_OPERATIONS: &[&str] = &["HeadBucket", "GetBucketLocation", "ListMultipartUploads"];
@@ -102,6 +105,9 @@ macro_rules! on_objects {
                 let bucket = cx.s3_path().get_bucket_name().unwrap_or_default();
                 let allowed = OBJECT_OPERATIONS.contains(&operation)
                     || (BUCKET_OPERATIONS.contains(&operation) && grant.is_for_whole_bucket());
+                if grant.read_only && !READ_OPERATIONS.contains(&operation) {
+                    return Err(s3_error!(AccessDenied, "this key may only read"));
+                }
                 if allowed && bucket == grant.bucket {
                     return Ok(());
                 }

@@ -22,6 +22,9 @@ pub struct Grant {
     pub bucket: String,
     /// The key reaches what lies under `<prefix>/`; the whole bucket when empty.
     pub prefix: String,
+    /// Whether it may only read what it reaches.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 impl Grant {
@@ -139,7 +142,12 @@ mod tests {
     use super::*;
 
     fn grant(prefix: &str) -> Grant {
-        Grant { secret_key: "s".into(), bucket: "files".into(), prefix: prefix.into() }
+        Grant {
+            secret_key: "s".into(),
+            bucket: "files".into(),
+            prefix: prefix.into(),
+            read_only: false,
+        }
     }
 
     #[test]

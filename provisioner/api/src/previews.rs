@@ -4,7 +4,6 @@ use control_types::{OperationId, SiteId, Slug, state::SiteState};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::Operation;
 
@@ -76,4 +75,64 @@ pub struct AcceptedPreview {
     pub operation: Operation,
     /// What it makes.
     pub preview: Preview,
+}
+
+/// What differs between a site as it was and as it is now, in the words of its people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Comparison {
+    /// The preview.
+    #[schema(value_type = String)]
+    pub preview: Slug,
+    /// The site that it shows.
+    pub of_slug: String,
+    /// Then.
+    #[serde(with = "time::serde::rfc3339")]
+    pub moment: OffsetDateTime,
+    /// Now: when the two were read.
+    #[serde(with = "time::serde::rfc3339")]
+    pub read_at: OffsetDateTime,
+    /// Courses, accounts and so on, each once.
+    pub nouns: Vec<NounComparison>,
+}
+
+/// What differs among all things of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NounComparison {
+    /// Of which kind: `courses`, `accounts`, `enrolments`, `progress`, `files`, `settings`.
+    pub noun: String,
+    /// How many there were then.
+    pub then: u64,
+    /// How many there are now.
+    pub now: u64,
+    /// Were there then and are not now.
+    pub lost: u64,
+    /// Are there now and were not then.
+    pub added: u64,
+    /// Are there and were there, and are not the same.
+    pub changed: u64,
+    /// The first ones of these.
+    pub items: Vec<ComparedItem>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ComparedItem {
+    /// Its id in the site.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// How it differs.
+    pub change: Change,
+}
+
+/// How something differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Was there then and is not now.
+    Lost,
+    /// Is there now and was not then.
+    Added,
+    /// Is not the same.
+    Changed,
 }

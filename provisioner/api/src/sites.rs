@@ -37,6 +37,10 @@ pub struct Site {
     /// Which moments it can be put back to; only when it is asked for alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restorable: Option<RestoreWindow>,
+    /// The site that it shows as it was at some moment, if it is a preview.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    pub preview_of: Option<SiteId>,
     /// Its hostnames, the primary one first.
     pub domains: Vec<Domain>,
     /// What runs it.

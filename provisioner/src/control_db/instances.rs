@@ -8,9 +8,11 @@ pub use desired::{
 
 use control_types::{
     Generation, InstanceId, SiteId,
+    instance_config::PreviewConfig,
     state::{InstanceDesired, InstanceObserved, SiteState},
 };
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// An instance with all that its specification is made of.
@@ -58,6 +60,12 @@ pub struct InstanceRow {
     pub sealed_secrets: Vec<u8>,
     /// The placement was left and follows: nobody asks it but for where the site went.
     pub follows: bool,
+    /// The moment that a preview is of.
+    pub preview_moment: Option<OffsetDateTime>,
+    /// SHA-256 of what opens a preview.
+    pub preview_key_hash: Option<Vec<u8>>,
+    /// When a preview goes.
+    pub preview_expires_at: Option<OffsetDateTime>,
     /// Processes that are kept without a request.
     pub min_instances: i32,
     /// Seconds without a connection after which a process ends.
@@ -84,6 +92,15 @@ pub struct Observation {
 }
 
 impl InstanceRow {
+    /// What makes it a preview, if it is one.
+    pub fn preview(&self) -> Option<PreviewConfig> {
+        Some(PreviewConfig {
+            moment: self.preview_moment?,
+            key_hash: hex::encode(self.preview_key_hash.as_ref()?),
+            expires_at: self.preview_expires_at?,
+        })
+    }
+
     /// What is written of it.
     pub fn observation(&self) -> Observation {
         Observation {
@@ -126,6 +143,9 @@ pub async fn load_all(pool: &PgPool) -> Result<Vec<InstanceRow>, sqlx::Error> {
             placement.prefix,
             placement.sealed_secrets,
             placement.state = 'following' as "follows!",
+            preview.moment as "preview_moment?",
+            preview.key_hash as "preview_key_hash?",
+            preview.expires_at as "preview_expires_at?",
             plan.min_instances,
             plan.idle_exit_secs,
             plan.max_database_connections
@@ -135,6 +155,7 @@ pub async fn load_all(pool: &PgPool) -> Result<Vec<InstanceRow>, sqlx::Error> {
         join placement on placement.id = instance.placement_id
         join cluster on cluster.id = placement.cluster_id
         join object_store on object_store.id = placement.object_store_id
+        left join preview on preview.site_id = site.id
         where instance.desired = 'listening' or instance.observed <> 'absent'"#
     )
     .fetch_all(pool)

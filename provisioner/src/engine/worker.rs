@@ -15,8 +15,8 @@ use crate::{
         signs::Signs,
     },
     operations::{
-        create_site::CreateSite, delete_site::DeleteSite, move_site::MoveSite,
-        move_site_back::MoveSiteBack, retire_placement::RetirePlacement,
+        create_preview::CreatePreview, create_site::CreateSite, delete_site::DeleteSite,
+        move_site::MoveSite, move_site_back::MoveSiteBack, retire_placement::RetirePlacement,
     },
     world::World,
 };
@@ -193,6 +193,7 @@ impl Engine {
             OperationKind::MoveSite => self.drive_kind::<MoveSite>(claimed).await,
             OperationKind::MoveSiteBack => self.drive_kind::<MoveSiteBack>(claimed).await,
             OperationKind::RetirePlacement => self.drive_kind::<RetirePlacement>(claimed).await,
+            OperationKind::CreatePreview => self.drive_kind::<CreatePreview>(claimed).await,
         }
     }
 

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use axum::{http::header::CONTENT_TYPE, response::IntoResponse};
 use provisioner_api::{
-    backups, certificates, domains, operations, places, problem, routers, sites, status,
+    backups, certificates, domains, operations, places, previews, problem, restores, routers,
+    sites, status,
 };
 use utoipa::{
     OpenApi,
@@ -84,6 +85,15 @@ use utoipa::{
         backups::BackupKind,
         backups::ClusterBackups,
         backups::RestoreWindow,
+        restores::RestoreOrder,
+        restores::RestoreProgress,
+        previews::CreatePreview,
+        previews::Preview,
+        previews::AcceptedPreview,
+        previews::Comparison,
+        previews::NounComparison,
+        previews::ComparedItem,
+        previews::Change,
         status::Status,
         status::Component,
         status::Reconciler,
@@ -145,6 +155,48 @@ const CALLS: &[Call] = &[
         Some("KeeperReport"),
         200,
         "KeeperSettings",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/keeper/restores",
+        "With a keeper's token: what it shall bring back; waits for that to change (`known`: ids with \
+         commas between them; `wait_secs`)",
+        None,
+        200,
+        "[RestoreOrder]",
+    ),
+    (
+        HttpMethod::Post,
+        "/v1/keeper/restores/{order}",
+        "With a keeper's token: how far it is with that",
+        Some("RestoreProgress"),
+        200,
+        "RestoreProgress",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/previews",
+        "All previews that are there, the newest first",
+        None,
+        200,
+        "[Preview]",
+    ),
+    (
+        HttpMethod::Get,
+        "/v1/previews/{preview}/comparison",
+        "What differs between a preview and its site (`list`: how many of each kind are named)",
+        None,
+        200,
+        "Comparison",
+    ),
+    (HttpMethod::Get, "/v1/sites/{site}/previews", "Those of a site", None, 200, "[Preview]"),
+    (
+        HttpMethod::Post,
+        "/v1/sites/{site}/previews",
+        "Shows a site as it was at some moment, beside the site",
+        Some("CreatePreview"),
+        202,
+        "AcceptedPreview",
     ),
     (HttpMethod::Get, "/v1/object-stores", "All object stores", None, 200, "[ObjectStore]"),
     (

@@ -24,7 +24,10 @@ use crate::{
         Api,
         auth::Actor,
         refusal::Refusal,
-        sites::{accepted, find, idempotency_key, insert_operation, same_request, to_json},
+        sites::{
+            accepted, find, idempotency_key, insert_operation, refuse_preview, same_request,
+            to_json,
+        },
         validate::Body,
     },
     operations::{
@@ -51,6 +54,7 @@ pub async fn begin(
         return Ok((StatusCode::ACCEPTED, Json(known)).into_response());
     }
     let site = find(&api, &site).await?;
+    refuse_preview(&site)?;
     let params = params_of(&api, &site, &request).await?;
     let mut findings = preflight::look(&api.world, site.id, &params).await.map_err(refused)?;
     findings.problems.append(&mut findings.away);

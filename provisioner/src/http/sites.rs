@@ -71,6 +71,8 @@ pub async fn delete(
             return Err(Refusal::invalid("grace_period_secs", "a grace period is not negative"));
         }
         Some(secs) => secs,
+        // Another one is made in a minute.
+        None if site.preview_of.is_some() => 0,
         None => places::grace_period_secs(pool, &site.plan).await?.unwrap_or(0),
     };
     let params = DeleteSiteParams { grace_period_secs };
@@ -251,6 +253,15 @@ pub async fn find(api: &Api, site: &str) -> Result<Site, Refusal> {
     let refuse = || Refusal::not_found("site", site);
     let id = records_of_sites::find(pool, site).await?.ok_or_else(refuse)?;
     records_of_sites::get(pool, id).await?.ok_or_else(refuse)
+}
+
+/// A preview is looked at until it goes, and that is all.
+pub(super) fn refuse_preview(site: &Site) -> Result<(), Refusal> {
+    if site.preview_of.is_none() {
+        return Ok(());
+    }
+    let detail = format!("'{}' is a preview: it can be looked at and deleted", site.slug);
+    Err(Refusal::conflict("preview", "Not possible with a preview", detail))
 }
 
 pub(super) fn to_json(params: &impl serde::Serialize) -> Result<serde_json::Value, Refusal> {

@@ -10,6 +10,7 @@ use axum::{
 use control_types::{
     Hostname, Slug,
     hostname::{HostnameError, MAX_HOSTNAME_BYTES},
+    slug,
 };
 use serde::de::DeserializeOwned;
 
@@ -53,6 +54,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
 /// A slug.
 pub fn slug(text: &str) -> Result<Slug, Refusal> {
+    if text.starts_with(slug::PREVIEW) {
+        let detail = format!("'{text}': the names of previews begin with '{}'", slug::PREVIEW);
+        return Err(Refusal::invalid("slug", detail));
+    }
     text.parse().map_err(|error| Refusal::invalid("slug", format!("'{text}': {error}")))
 }
 

@@ -220,6 +220,7 @@ impl Instances {
                 .max_database_connections
                 .try_into()
                 .context("the plan's max_database_connections")?,
+            preview: row.preview(),
         };
         Ok(InstanceSpec { config, keep_warm: stays && !row.follows })
     }

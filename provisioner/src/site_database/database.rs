@@ -30,15 +30,28 @@ impl SiteDatabases {
         name: &SiteDatabaseName,
         template: &Template,
     ) -> Result<(), SiteDatabaseError> {
-        self.clone_template(name, template).await?;
+        self.clone_database(name, &template.database).await?;
         self.open_new(name).await?;
         self.own_contents(name).await
     }
 
-    async fn clone_template(
+    /// Makes a database with nothing in it for something that was restored; see
+    /// [`SiteDatabases::adopt`].
+    ///
+    /// # Errors
+    /// When the cluster is down, full or refuses.
+    pub async fn create_empty_database(
         &self,
         name: &SiteDatabaseName,
-        template: &Template,
+    ) -> Result<(), SiteDatabaseError> {
+        self.clone_database(name, "template0").await?;
+        self.open_new(name).await
+    }
+
+    async fn clone_database(
+        &self,
+        name: &SiteDatabaseName,
+        template: &str,
     ) -> Result<(), SiteDatabaseError> {
         match self.is_valid(name).await? {
             Some(true) => return Ok(()),
@@ -49,10 +62,9 @@ impl SiteDatabases {
         // Closed semaphores are not in use here, so there always is a permit.
         let _permit = self.0.creating.acquire().await;
         let sql = format!(
-            "create database {name} with owner {} template {} strategy wal_log \
-             allow_connections false",
+            "create database {name} with owner {} template {template} encoding 'UTF8' \
+             strategy wal_log allow_connections false",
             name.owner(),
-            template.database
         );
         match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.0.pool).await {
             Ok(_) => Ok(()),
@@ -81,31 +93,12 @@ impl SiteDatabases {
     /// Gives the contents to the owner and their use to the groups; notes the schema's version. One
     /// round trip, one transaction.
     async fn own_contents(&self, name: &SiteDatabaseName) -> Result<(), SiteDatabaseError> {
-        let (owner, rw, ro) = (name.owner(), name.rw(), name.ro());
-        let note_version = migrations::Schema::Site.note_version_sql();
         let sql = format!(
-            "reassign owned by {template_owner} to {owner};
-             grant usage on schema public, platform to {rw}, {ro};
-             grant select on all tables in schema public, platform to {rw}, {ro};
-             grant insert, update, delete on all tables in schema public to {rw};
-             grant usage, select on all sequences in schema public to {rw};
-             grant select on all sequences in schema public to {ro};
-             grant execute on all routines in schema public to {rw}, {ro};
-             alter default privileges for role {owner}
-                 revoke execute on routines from public;
-             alter default privileges for role {owner} revoke usage on types from public;
-             alter default privileges for role {owner} in schema public, platform
-                 grant select on tables to {rw}, {ro};
-             alter default privileges for role {owner} in schema public
-                 grant insert, update, delete on tables to {rw};
-             alter default privileges for role {owner} in schema public
-                 grant usage, select on sequences to {rw};
-             alter default privileges for role {owner} in schema public
-                 grant select on sequences to {ro};
-             alter default privileges for role {owner} in schema public
-                 grant execute on routines to {rw}, {ro};
-             {note_version}",
+            "reassign owned by {template_owner} to {owner}; {grants}; {note_version}",
             template_owner = super::template::OWNER,
+            owner = name.owner(),
+            grants = grants_sql(name),
+            note_version = migrations::Schema::Site.note_version_sql(),
         );
         let mut connection = self.connect(Some(name)).await?;
         let outcome = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await;
@@ -232,4 +225,30 @@ impl SiteDatabases {
         };
         Ok(rows.iter().filter_map(database).collect())
     }
+}
+
+/// What the groups may do with what is there and with what the owner will make.
+pub(super) fn grants_sql(name: &SiteDatabaseName) -> String {
+    let (owner, rw, ro) = (name.owner(), name.rw(), name.ro());
+    format!(
+        "grant usage on schema public, platform to {rw}, {ro};
+         grant select on all tables in schema public, platform to {rw}, {ro};
+         grant insert, update, delete on all tables in schema public to {rw};
+         grant usage, select on all sequences in schema public to {rw};
+         grant select on all sequences in schema public to {ro};
+         grant execute on all routines in schema public to {rw}, {ro};
+         alter default privileges for role {owner}
+             revoke execute on routines from public;
+         alter default privileges for role {owner} revoke usage on types from public;
+         alter default privileges for role {owner} in schema public, platform
+             grant select on tables to {rw}, {ro};
+         alter default privileges for role {owner} in schema public
+             grant insert, update, delete on tables to {rw};
+         alter default privileges for role {owner} in schema public
+             grant usage, select on sequences to {rw};
+         alter default privileges for role {owner} in schema public
+             grant select on sequences to {ro};
+         alter default privileges for role {owner} in schema public
+             grant execute on routines to {rw}, {ro}"
+    )
 }

@@ -64,6 +64,14 @@ pub enum SiteDatabaseError {
         /// Why.
         source: MigrateError,
     },
+    /// The schema of a database that came out of a backup could not be brought up to ours.
+    #[error("cluster {cluster}: the schema of a restored database could not be brought up to date")]
+    Schema {
+        /// The cluster's name.
+        cluster: String,
+        /// Why.
+        source: MigrateError,
+    },
     /// A database belongs to another site or generation than the caller believes. Nothing was
     /// changed.
     #[error("cluster {cluster}: database {database} holds {found}, not {expected}")]
@@ -123,7 +131,9 @@ impl SiteDatabaseError {
         match self {
             Self::ClusterDown { .. } | Self::ClusterFull { .. } => true,
             Self::Refused { source, .. } => is_passing(source),
-            Self::Template { source, .. } => source.database_error().is_some_and(is_passing),
+            Self::Template { source, .. } | Self::Schema { source, .. } => {
+                source.database_error().is_some_and(is_passing)
+            }
             Self::OtherAuthority { .. } | Self::AdminUrl { .. } | Self::TooOld { .. } => false,
         }
     }
@@ -135,6 +145,7 @@ impl SiteDatabaseError {
             | Self::ClusterFull { cluster, .. }
             | Self::Refused { cluster, .. }
             | Self::Template { cluster, .. }
+            | Self::Schema { cluster, .. }
             | Self::OtherAuthority { cluster, .. }
             | Self::AdminUrl { cluster }
             | Self::TooOld { cluster, .. } => cluster,

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{SiteDatabaseError, SiteDatabaseName, SiteDatabases};
 
 /// Holds everything of it, and is dropped with it.
-const SCHEMA: &str = "ta3lem_pace";
+pub(super) const SCHEMA: &str = "ta3lem_pace";
 /// Bytes of a table that is copied so quickly that nobody notices.
 const SMALL: i64 = 4 * 1024 * 1024;
 /// The part of the rows after which there is a rest: a quarter of a millisecond of work, so that nobody

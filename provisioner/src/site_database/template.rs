@@ -240,7 +240,7 @@ impl SiteDatabases {
 }
 
 /// Run as the owner of everything there.
-const TAKE_FROM_PUBLIC: &str = "
+pub(super) const TAKE_FROM_PUBLIC: &str = "
     revoke all on schema public, platform from public;
     revoke all on all tables in schema public, platform from public;
     revoke all on all sequences in schema public, platform from public;
@@ -259,7 +259,7 @@ const TAKE_FROM_PUBLIC: &str = "
 
 /// Large objects are not replicated, so a move would lose them: only who owns the server can make
 /// them. (An administrator who is no superuser cannot take this away; the schema has none.)
-const NO_LARGE_OBJECTS: &str = "
+pub(super) const NO_LARGE_OBJECTS: &str = "
     do $large$ begin
         if (select rolsuper from pg_roles where rolname = current_user) then
             revoke execute on function lo_creat(integer), lo_create(oid),

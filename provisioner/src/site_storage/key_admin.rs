@@ -23,6 +23,7 @@ pub struct StorageKey {
 
 #[derive(Serialize)]
 struct PutKey<'a> {
+    read_only: bool,
     secret_key: &'a str,
     bucket: &'a str,
     prefix: &'a str,
@@ -59,7 +60,7 @@ impl StorageKeyAdmin {
         })
     }
 
-    /// Makes the key, or gives it this secret and prefix.
+    /// Gives a key to a prefix. A key that is there gets this secret and this reach.
     ///
     /// # Errors
     /// When the object store is down or refuses.
@@ -69,8 +70,31 @@ impl StorageKeyAdmin {
         secret_key: &str,
         prefix: &impl KeyPrefix,
     ) -> Result<(), SiteStorageError> {
+        self.put(access_key, secret_key, prefix, false).await
+    }
+
+    /// The same for a key that may only read what is there.
+    ///
+    /// # Errors
+    /// When the object store is down or refuses.
+    pub async fn ensure_read_key(
+        &self,
+        access_key: &str,
+        secret_key: &str,
+        prefix: &impl KeyPrefix,
+    ) -> Result<(), SiteStorageError> {
+        self.put(access_key, secret_key, prefix, true).await
+    }
+
+    async fn put(
+        &self,
+        access_key: &str,
+        secret_key: &str,
+        prefix: &impl KeyPrefix,
+        read_only: bool,
+    ) -> Result<(), SiteStorageError> {
         let prefix = prefix.to_string();
-        let body = PutKey { secret_key, bucket: &self.bucket, prefix: &prefix };
+        let body = PutKey { read_only, secret_key, bucket: &self.bucket, prefix: &prefix };
         let request = self.request(Method::PUT, Some(access_key)).json(&body);
         self.send("make a key", request).await.map(drop)
     }

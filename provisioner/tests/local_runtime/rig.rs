@@ -109,6 +109,7 @@ impl Rig {
             },
             idle_exit_secs: 0,
             max_database_connections: 1,
+            preview: None,
         };
         InstanceSpec { config, keep_warm: false }
     }

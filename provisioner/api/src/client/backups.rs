@@ -68,6 +68,7 @@ impl Client {
     /// # Errors
     /// As every call: see [`ClientError`](super::ClientError).
     pub async fn restore_progress(&self, order: Uuid, progress: &RestoreProgress) -> Result<()> {
-        self.send(Method::POST, &format!("/v1/keeper/restores/{order}"), progress).await
+        let path = format!("/v1/keeper/restores/{order}");
+        self.send(Method::POST, &path, progress).await.map(|_: RestoreProgress| ())
     }
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 
 use super::{Client, Result, segment};
 use crate::{
-    previews::{AcceptedPreview, CreatePreview, Preview},
+    previews::{AcceptedPreview, Comparison, CreatePreview, Preview},
     sites::DryRun,
 };
 
@@ -49,5 +49,13 @@ impl Client {
     /// As every call: see [`ClientError`](super::ClientError).
     pub async fn site_previews(&self, site: &str) -> Result<Vec<Preview>> {
         self.get(&format!("/v1/sites/{}/previews", segment(site))).await
+    }
+
+    /// What differs between a preview and the site that it shows, with the first `list` of each kind.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn compare_preview(&self, preview: &str, list: u32) -> Result<Comparison> {
+        self.get(&format!("/v1/previews/{}/comparison?list={list}", segment(preview))).await
     }
 }

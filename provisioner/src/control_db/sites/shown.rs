@@ -17,7 +17,7 @@ pub async fn get(pool: &PgPool, id: SiteId) -> Result<Option<Site>, sqlx::Error>
     Ok(select(pool, Some(id)).await?.pop())
 }
 
-/// All sites that are not deleted, by slug.
+/// All sites that are not deleted, by slug; without previews.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -71,6 +71,7 @@ struct SiteRow {
     back_region: Option<String>,
     back_cluster: Option<String>,
     back_until: Option<OffsetDateTime>,
+    preview_of: Option<SiteId>,
     domains: Json<Vec<DomainRow>>,
 }
 
@@ -96,6 +97,8 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                    as https_address,
                back.region as "back_region?", back.cluster as "back_cluster?",
                back.until as "back_until?",
+               (select preview.of_site_id from preview where preview.site_id = site.id)
+                   as "preview_of: SiteId",
                coalesce((select jsonb_agg(jsonb_build_object(
                         'hostname', domain.hostname, 'kind', domain.kind, 'state', domain.state,
                         'is_primary', domain.is_primary)
@@ -118,7 +121,9 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                from placement place join cluster on cluster.id = place.cluster_id
                where place.site_id = site.id and place.state = 'following'
                order by place.generation desc limit 1) back on true
-           where case when $1::uuid is null then site.state <> 'deleted' else site.id = $1 end
+           where case when $1::uuid is not null then site.id = $1
+               else site.state <> 'deleted'
+                   and not exists (select from preview where preview.site_id = site.id) end
            order by site.slug"#,
         id.map(|id| id.0)
     )
@@ -162,6 +167,7 @@ impl SiteRow {
                 _ => None,
             },
             restorable: None,
+            preview_of: self.preview_of,
             domains: domains.collect(),
             instance: self.instance_id.map(|id| Instance {
                 id,
