@@ -6,8 +6,8 @@ use control_types::{Hostname, SiteId, Slug};
 use crate::{
     backup::BackupCommand, certificate::CertificateCommand, cluster::ClusterCommand,
     completions::CompletionsArgs, connection::ConnectionArgs, domain::DomainCommand, failure::Code,
-    operation::OperationCommand, plan::PlanCommand, region::RegionCommand, router::RouterCommand,
-    site::SiteCommand,
+    operation::OperationCommand, plan::PlanCommand, preview::PreviewCommand, region::RegionCommand,
+    router::RouterCommand, site::SiteCommand,
 };
 
 /// Learning platforms for institutions, each with a database, files and domains of its own
@@ -68,6 +68,9 @@ pub enum Command {
     /// How the backups of the clusters are
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Sites as they were at some moment: list and remove them (see `site restore`)
+    #[command(subcommand)]
+    Preview(PreviewCommand),
     /// The sets of limits that sites can have
     #[command(subcommand)]
     Plan(PlanCommand),

@@ -13,6 +13,7 @@ mod router;
 mod cluster;
 mod plan;
 mod backup;
+mod preview;
 mod status;
 mod completions;
 mod progress;
@@ -67,6 +68,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Router(command) => router::run(&command, &connect()?, output).await,
         Command::Cluster(ClusterCommand::List) => cluster::list(&connect()?, output).await,
         Command::Backup(command) => backup::run(&command, &connect()?, output).await,
+        Command::Preview(command) => preview::run(command, &connect()?, output).await,
         Command::Plan(command) => plan::run(&command, &connect()?, output).await,
         Command::Status => status::run(&connect()?, output).await,
         Command::Completions(args) => completions::run(&args, output),

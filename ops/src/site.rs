@@ -5,6 +5,7 @@ mod delete;
 mod hold;
 mod regions;
 mod relocate;
+mod restore;
 
 use clap::{Args, Subcommand};
 use control_types::state::{DomainState, InstanceObserved, SiteState};
@@ -49,6 +50,8 @@ pub enum SiteCommand {
     Settle(relocate::SettleArgs),
     /// Show what was proven of a site's moves and removals, as signed
     Records(SiteArgs),
+    /// Show a site as it was at any moment, beside the site; nothing is changed
+    Restore(restore::RestoreArgs),
     /// Delete a site after a grace period
     Delete(delete::DeleteArgs),
 }
@@ -100,6 +103,7 @@ pub async fn run(
         SiteCommand::MoveBack(args) => relocate::back(args, connection, output).await,
         SiteCommand::Settle(args) => relocate::settle(args, connection, output).await,
         SiteCommand::Records(args) => relocate::records(args, connection, output).await,
+        SiteCommand::Restore(args) => restore::run(args, connection, output).await,
         SiteCommand::Delete(args) => delete::run(args, connection, output).await,
     }
 }

@@ -1,5 +1,7 @@
 //! Times and sizes as people say them.
 
+pub mod moment;
+
 use std::time::Duration;
 
 use time::{OffsetDateTime, UtcOffset, macros::format_description};

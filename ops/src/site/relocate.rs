@@ -20,19 +20,19 @@ use crate::{
 
 /// How an operation is asked for and followed.
 #[derive(Args)]
-struct Asking {
+pub(super) struct Asking {
     /// Why: it is kept in the audit trail
     #[arg(long, value_name = "TEXT", value_parser = words)]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// Return when the work has begun
     #[arg(long)]
-    no_wait: bool,
+    pub(super) no_wait: bool,
     /// Only check, and show what would be done
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// The same key again means the same request; made up when absent
     #[arg(long, value_name = "KEY", value_parser = key)]
-    idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
 }
 
 /// Where to.
