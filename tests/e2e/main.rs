@@ -26,6 +26,7 @@ mod killed;
 mod moves;
 mod other_region;
 mod places_down;
+mod previews;
 mod public;
 mod refusals;
 mod secrets;
@@ -82,6 +83,7 @@ const SHARED: &[(&str, Shared)] = shared![
     enums::sql_and_rust_agree,
     crash::every_step_of_creating_and_deleting,
     crash::every_step_of_moving,
+    crash::every_step_of_previewing,
 ];
 
 const OWN: &[(&str, Own)] = own![
@@ -96,6 +98,7 @@ const OWN: &[(&str, Own)] = own![
     inside_a_region::a_site_changes_its_cluster_inside_its_region,
     disturbed_moves::whatever_happens_in_the_middle,
     places_down::the_part_that_is_down_is_named,
+    previews::any_moment_beside_the_site,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];
 

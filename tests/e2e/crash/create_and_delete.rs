@@ -55,7 +55,7 @@ impl Bench {
     }
 
     /// Deletes a site under this scenario; when that was undone, deletes it for good.
-    async fn delete(
+    pub async fn delete(
         &self,
         site: SiteId,
         created_by: OperationId,
@@ -81,7 +81,7 @@ impl Bench {
         self.is_gone(site, SiteDatabaseName::of_placement(created_by.0)).await
     }
 
-    async fn serves(&self, site: SiteId) -> Result<()> {
+    pub async fn serves(&self, site: SiteId) -> Result<()> {
         let shown =
             sites::get(&self.world.db.pool, site).await?.context("the site's row is gone")?;
         ensure!(shown.state == SiteState::Active, "the site is {}", shown.state);
@@ -101,7 +101,7 @@ impl Bench {
     }
 
     /// No row that claims something, no database, no role, no key, no file, no process.
-    async fn is_gone(&self, site: SiteId, name: SiteDatabaseName) -> Result<()> {
+    pub async fn is_gone(&self, site: SiteId, name: SiteDatabaseName) -> Result<()> {
         let pool = &self.world.db.pool;
         let shown = sites::get(pool, site).await?.context("the record is gone")?;
         ensure!(shown.state == SiteState::Deleted, "the site is {}", shown.state);
