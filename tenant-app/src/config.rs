@@ -53,6 +53,10 @@ fn mistakes(config: &InstanceConfig) -> Vec<String> {
     let prefix = &config.storage.prefix;
     let clean = prefix.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     must(clean, "storage.prefix: must be a relative path without a slash at its ends");
+    let key_hash = config.preview.as_ref().map(|preview| preview.key_hash.as_bytes());
+    let is_hash =
+        key_hash.is_none_or(|text| text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit));
+    must(is_hash, "preview.key_hash: must be 64 hexadecimal digits");
     mistakes
 }
 
@@ -74,6 +78,23 @@ mod tests {
     #[test]
     fn a_right_one_is_read() {
         assert!(read(sample().to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_opens_a_preview_is_a_hash() {
+        let mut preview = sample();
+        for (key_hash, right) in
+            [("0aF9".repeat(16), true), ("0a".to_owned(), false), ("s3cr3t!!".repeat(8), false)]
+        {
+            preview["preview"] = serde_json::json!({
+                "moment": "2026-11-30T10:42:05Z", "key_hash": key_hash,
+                "expires_at": "2026-12-01T10:42:05Z"
+            });
+            let mistakes = read(preview.to_string().as_bytes()).err().unwrap_or_default();
+            assert_eq!(mistakes.is_empty(), right, "{mistakes:?}");
+            assert!(right || mistakes[0].starts_with("preview.key_hash: "), "{mistakes:?}");
+            assert!(!mistakes.concat().contains("s3cr3t"));
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The home page: who the institution is, what it teaches.
 
-use axum::response::Response;
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
 use serde::Serialize;
 
-use crate::{catalogue, courses::card, rejection::Rejection, values, visit::Visit};
+use crate::{catalogue, courses::card, rejection::Rejection, site::Site, values, visit::Visit};
 
 /// How many courses the home page shows.
 const NEWEST: i64 = 6;
@@ -38,6 +40,9 @@ pub async fn show(visit: Visit) -> Result<Response, Rejection> {
 }
 
 /// `GET /robots.txt`
-pub async fn robots() -> &'static str {
+pub async fn robots(State(site): State<Arc<Site>>) -> &'static str {
+    if site.preview.is_some() {
+        return "User-agent: *\nDisallow: /\n";
+    }
     "User-agent: *\nDisallow: /studio\nDisallow: /my-courses\nDisallow: /sign-in\nDisallow: /files/\n"
 }

@@ -18,6 +18,7 @@ pub mod routes;
 pub mod rejection;
 pub mod security_headers;
 pub mod visit;
+pub mod preview;
 pub mod csrf;
 pub mod form;
 pub mod pages;

@@ -13,7 +13,14 @@ use axum::{
 use control_types::{Generation, headers};
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::{authority::Place, locales, pages, site::Site, values, visit::local_path};
+use crate::{
+    authority::Place,
+    locales, pages,
+    preview::{self, Preview},
+    site::Site,
+    values,
+    visit::local_path,
+};
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +67,15 @@ pub enum Rejection {
     /// The site has gone from here for good; where to, if its database says so.
     #[error("the site has gone to {0:?}")]
     Moved(Option<Place>),
+    /// A preview, and whoever asks has not opened its link.
+    #[error("a preview that was not opened")]
+    PreviewClosed,
+    /// A preview whose time has passed.
+    #[error("a preview that is over")]
+    PreviewOver,
+    /// A preview, in which somebody wanted to change something.
+    #[error("nothing can be changed in a preview")]
+    PreviewReadOnly,
     /// The database took the right to write away: the site is moving.
     #[error("the site is fenced here")]
     Fenced(#[source] sqlx::Error),
@@ -113,7 +129,10 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Forbidden | Self::Csrf => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::Csrf | Self::PreviewClosed | Self::PreviewReadOnly => {
+                StatusCode::FORBIDDEN
+            }
+            Self::PreviewOver => StatusCode::GONE,
             Self::SignIn(_) => StatusCode::UNAUTHORIZED,
             Self::Invalid(..) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Conflict(..) => StatusCode::CONFLICT,
@@ -142,6 +161,9 @@ impl Rejection {
             Self::Throttled(_) => "error-throttled",
             Self::Range(_) => "error-range",
             Self::OtherSite | Self::OtherGeneration(_) | Self::Moved(_) => "error-misdirected",
+            Self::PreviewClosed => "error-preview-closed",
+            Self::PreviewOver => "error-preview-over",
+            Self::PreviewReadOnly => "error-preview-read-only",
             Self::Fenced(_) | Self::Unavailable(_) => "error-unavailable",
             Self::Internal(_) => "error-internal",
         }
@@ -241,11 +263,16 @@ impl Asked {
     fn of(request: &Request) -> Self {
         let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let accept = accept.unwrap_or_default();
+        let uri = request.uri();
         Self {
             json: accept.contains("json") && !accept.contains("text/html"),
             reads: matches!(*request.method(), Method::GET | Method::HEAD),
             headers: request.headers().clone(),
-            path: local_path(request.uri().path_and_query().map_or("/", |path| path.as_str())),
+            path: match uri.path() {
+                // Not its query: a key is not repeated.
+                preview::PATH => preview::PATH.to_owned(),
+                _ => local_path(uri.path_and_query().map_or("/", |path| path.as_str())),
+            },
         }
     }
 }
@@ -350,8 +377,13 @@ async fn page(
     asked: &Asked,
     request_id: &str,
 ) -> Response {
-    let settings = site.settings.last_known(site).await;
-    let language = locales::Language::of(&asked.headers, None, settings.language);
+    // Who is not let into a preview learns nothing of the site, not even its name.
+    let preview = site.preview.as_ref();
+    let let_in = preview.is_none_or(|preview| preview.lets_in(&asked.headers))
+        && !matches!(rejection, Rejection::PreviewClosed | Rejection::PreviewOver);
+    let settings = if let_in { Some(site.settings.last_known(site).await) } else { None };
+    let default = settings.as_ref().map_or(locales::Language::Indonesian, |known| known.language);
+    let language = locales::Language::of(&asked.headers, None, default);
     let detail = match rejection {
         Rejection::Invalid(key, about) | Rejection::Conflict(key, about) => {
             Some(locales::text(language, key, &[("about", about.clone().into())]))
@@ -366,8 +398,9 @@ async fn page(
     let html = pages::render(
         "error.html",
         values! {
-            lang => language.code(), site => &*settings, status => status.as_u16(),
+            lang => language.code(), site => settings.as_deref(), status => status.as_u16(),
             key => rejection.key(), detail, request_id,
+            preview => preview.filter(|_| let_in).map(Preview::banner),
         },
     );
     match html {

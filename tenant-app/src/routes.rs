@@ -1,5 +1,5 @@
 //! The whole URL table, and around it what every request passes, outermost first: the site and
-//! generation check, security headers, error pages, the origin check.
+//! generation check, security headers, error pages, who may see a preview, the origin check.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::Co
 use crate::{
     accounts::{invitation, language, sign_in},
     assets, catalogue, courses, covers, csrf, enrolments, fence, files, form, health, home,
-    lessons, progress, rejection, security_headers, settings,
+    lessons, preview, progress, rejection, security_headers, settings,
     site::Site,
     studio,
 };
@@ -35,6 +35,7 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/sign-out", post(sign_in::sign_out))
         .route("/invitation/{token}", get(invitation::ask).post(invitation::accept))
         .route("/language", post(language::choose))
+        .route(preview::PATH, get(preview::open))
         .route("/studio", get(studio::courses))
         .route("/studio/courses/{slug}", get(studio::course))
         .route("/studio/enrolments/{enrolment}/approve", post(enrolments::approve))
@@ -58,9 +59,10 @@ pub fn router(site: Arc<Site>) -> Router {
         .merge(files)
         .fallback(|| async { rejection::Rejection::NotFound })
         .layer(from_fn(csrf::same_origin))
+        .layer(from_fn_with_state(Arc::clone(&site), preview::admit))
         .layer(CatchPanicLayer::custom(rejection::panicked))
         .layer(from_fn_with_state(Arc::clone(&site), rejection::explain))
-        .layer(from_fn(security_headers::add))
+        .layer(from_fn_with_state(Arc::clone(&site), security_headers::add))
         .layer(from_fn_with_state(Arc::clone(&site), fence::admit));
 
     Router::new()

@@ -1,12 +1,16 @@
 //! The headers that every answer carries. Nothing inline is allowed: no script at all, styles only
 //! from this site, frames only of the two video hosts that lessons can embed.
 
+use std::sync::Arc;
+
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, header},
     middleware::Next,
     response::Response,
 };
+
+use crate::{preview, site::Site};
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; media-src 'self'; \
      font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
@@ -27,9 +31,13 @@ static HEADERS: [(HeaderName, &str); 7] = [
 ];
 
 /// Adds what is not set already (files have a stricter policy of their own).
-pub async fn add(request: Request, next: Next) -> Response {
+pub async fn add(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let path = site.preview.as_ref().map(|_| request.uri().path().to_owned());
     let mut response = next.run(request).await;
     let answer = response.headers_mut();
+    if let Some(path) = path {
+        preview::set_headers(answer, &path);
+    }
     for (name, value) in &HEADERS {
         answer.entry(name).or_insert(HeaderValue::from_static(value));
     }

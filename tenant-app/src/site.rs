@@ -7,8 +7,8 @@ use control_types::{Generation, InstanceConfig, SiteId, Slug};
 use sqlx::PgPool;
 
 use crate::{
-    accounts::passwords::Passwords, fence::Fence, rejection::Rejection, settings::SettingsCache,
-    storage::Storage,
+    accounts::passwords::Passwords, fence::Fence, preview::Preview, rejection::Rejection,
+    settings::SettingsCache, storage::Storage,
 };
 
 /// The site that this process serves.
@@ -27,6 +27,8 @@ pub struct Site {
     pub passwords: Passwords,
     /// The way to its database.
     pub fence: Fence,
+    /// If it is another one as it was at some moment, only to be looked at.
+    pub preview: Option<Preview>,
 }
 
 impl Site {
@@ -43,6 +45,7 @@ impl Site {
             settings: SettingsCache::default(),
             passwords: Passwords::default(),
             fence: Fence::new(&config),
+            preview: config.preview.as_ref().map(Preview::new).transpose()?,
         }))
     }
 

@@ -15,6 +15,7 @@ use crate::{
     csrf,
     locales::Language,
     pages,
+    preview::{self, Preview},
     rejection::Rejection,
     settings::Settings,
     site::Site,
@@ -50,13 +51,8 @@ impl FromRequestParts<Arc<Site>> for Visit {
 
     async fn from_request_parts(parts: &mut Parts, site: &Arc<Site>) -> Result<Self, Rejection> {
         let settings = site.settings.current(site).await?;
-        let session = sessions::Secret::from_cookies(&parts.headers);
-        let account = match &session {
-            Some(secret) => sessions::account(site.database().await?, secret).await?,
-            None => None,
-        };
+        let (account, session) = who(&parts.headers, site).await?;
         let own = account.as_ref().and_then(|account| account.language);
-        let session = session.filter(|_| account.is_some());
         let text = |name: &str| {
             let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
@@ -78,6 +74,21 @@ impl FromRequestParts<Arc<Site>> for Visit {
             request_id: text(headers::REQUEST_ID).chars().take(100).collect(),
         })
     }
+}
+
+/// Who asks, and by which session. In a preview nobody of the site: its sessions do not count there.
+async fn who(
+    headers: &HeaderMap,
+    site: &Site,
+) -> Result<(Option<Account>, Option<sessions::Secret>), Rejection> {
+    if let Some(preview) = &site.preview {
+        let let_in = preview.lets_in(headers).then(preview::viewer);
+        return let_in.map(|viewer| (Some(viewer), None)).ok_or(Rejection::PreviewClosed);
+    }
+    let Some(secret) = sessions::Secret::from_cookies(headers) else { return Ok((None, None)) };
+    let account = sessions::account(site.database().await?, &secret).await?;
+    let session = account.as_ref().map(|_| secret);
+    Ok((account, session))
 }
 
 impl Visit {
@@ -109,6 +120,7 @@ impl Visit {
             account => self.account.as_ref(),
             path => &self.path,
             csrf => self.csrf.token(),
+            preview => self.site.preview.as_ref().map(Preview::banner),
         };
         let html = pages::render(template, context! { ..own, ..frame })?;
         let mut response = html.into_response();

@@ -179,6 +179,12 @@ upload-title = Title
 upload-alt = What the picture shows (for pictures)
 upload-file = File
 
+preview-label = About this preview
+preview-banner = This is a preview. Nothing can be changed.
+preview-moment = The site as it was at
+preview-until = Can be seen until
+preview-no-courses = There was no course.
+
 error-home = To the home page
 error-number = Number of this request:
 error-not-found-title = Page not found
@@ -206,6 +212,12 @@ error-misdirected-title = Please try again
 error-misdirected-text = The request reached the wrong place. Please load the page again.
 error-unavailable-title = Back in a moment
 error-unavailable-text = A part of this site does not answer right now. Please try again in a few seconds.
+error-preview-closed-title = This is a preview
+error-preview-closed-text = It shows an institution’s site as it was at some moment, and only to those for whom it was made. Open the link that you were given.
+error-preview-over-title = This preview is over
+error-preview-over-text = Its time has passed, and it cannot be seen any more. If it is still needed, ask for a new one.
+error-preview-read-only-title = Nothing can be changed in a preview
+error-preview-read-only-text = A preview can only be looked at. What you sent was not done.
 error-internal-title = Something went wrong
 error-internal-text = This is our fault, and it has been noted. Please try again later.
 invalid-form = The form could not be read: { $about }

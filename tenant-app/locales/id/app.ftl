@@ -149,6 +149,12 @@ upload-title = Judul
 upload-alt = Isi gambar (untuk gambar)
 upload-file = Berkas
 
+preview-label = Tentang pratinjau ini
+preview-banner = Ini adalah pratinjau. Tidak ada yang dapat diubah.
+preview-moment = Situs seperti pada
+preview-until = Dapat dilihat sampai
+preview-no-courses = Waktu itu belum ada kursus.
+
 error-home = Ke beranda
 error-number = Nomor permintaan ini:
 error-not-found-title = Halaman tidak ditemukan
@@ -176,6 +182,12 @@ error-misdirected-title = Silakan coba lagi
 error-misdirected-text = Permintaan sampai di tempat yang salah. Muat ulang halaman ini.
 error-unavailable-title = Sebentar lagi kembali
 error-unavailable-text = Sebagian dari situs ini sedang tidak menjawab. Coba lagi dalam beberapa detik.
+error-preview-closed-title = Ini adalah pratinjau
+error-preview-closed-text = Pratinjau memperlihatkan situs sebuah lembaga seperti pada suatu saat, dan hanya kepada orang yang memintanya. Bukalah tautan yang Anda terima.
+error-preview-over-title = Pratinjau ini sudah berakhir
+error-preview-over-text = Waktunya telah habis, dan pratinjau ini tidak dapat dilihat lagi. Jika masih diperlukan, mintalah yang baru.
+error-preview-read-only-title = Tidak ada yang dapat diubah di pratinjau
+error-preview-read-only-text = Pratinjau hanya untuk dilihat. Yang Anda kirim tidak dilakukan.
 error-internal-title = Terjadi kesalahan
 error-internal-text = Ini kesalahan kami dan sudah dicatat. Silakan coba lagi nanti.
 invalid-form = Formulir tidak dapat dibaca: { $about }

@@ -31,6 +31,10 @@ pub struct Choice {
 
 /// `GET /invitation/{token}`
 pub async fn ask(visit: Visit, Path(token): Path<String>) -> Result<Response, Rejection> {
+    // The site's invitations came with it into a preview, and nobody can accept one there.
+    if visit.site.preview.is_some() {
+        return Err(Rejection::NotFound);
+    }
     match find(&visit.site, &token).await? {
         Some(invited) => page(&visit, &token, &invited, None),
         None => expired(&visit),

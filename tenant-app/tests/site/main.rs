@@ -13,5 +13,6 @@ mod accounts;
 mod content_files;
 mod learning;
 mod moved;
+mod preview;
 mod process;
 mod studio;

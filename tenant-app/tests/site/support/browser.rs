@@ -113,7 +113,8 @@ impl Browser {
         self.send("POST", path, &[("content-type", &kind)], body.into()).await
     }
 
-    async fn send(
+    /// Sends whatever is wanted, with the cookies of this browser.
+    pub async fn send(
         &mut self,
         method: &str,
         path: &str,

@@ -129,6 +129,14 @@ impl Site {
         self.process = spawn(&self.listening, &self.control, &self.config.to_string());
     }
 
+    /// Ends the process and starts one of a preview, as it is told in its configuration.
+    pub async fn becomes_preview(&mut self, preview: Value) {
+        self.terminate();
+        self.ended().await;
+        self.config["preview"] = preview;
+        self.wake();
+    }
+
     /// Starts a process with another configuration and gives its exit code.
     pub async fn started_with(&mut self, config: &str) -> Option<i32> {
         let _ = self.process.kill();
