@@ -4,12 +4,17 @@
 //!
 //! The server archives by itself: its `archive_command` calls pgBackRest with the file that the keeper
 //! writes. So a keeper that is gone stops no archiving, only new base backups.
+//!
+//! It also brings databases back from the backups, when it is told to.
 
 mod archiving;
+mod background;
 pub mod config;
 mod pgbackrest;
 mod priority;
+pub mod restores;
 mod schedule;
+mod server;
 
 use std::{
     path::PathBuf,
@@ -34,11 +39,12 @@ use tokio_util::sync::CancellationToken;
 use self::{
     archiving::Archive,
     config::KeeperConfig,
-    pgbackrest::{Known, Pgbackrest},
+    pgbackrest::Known,
+    restores::Restores,
     schedule::{Due, Pause},
 };
 
-pub use pgbackrest::{archive_command, config_file, program};
+pub use pgbackrest::{Pgbackrest, archive_command, config_file, program};
 
 /// How often the provisioner hears of us. What changes is told at once.
 const REPORT: Duration = Duration::from_secs(5);
@@ -49,7 +55,7 @@ const DUE: Duration = Duration::from_secs(10);
 /// The pause before the provisioner is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Makes the backups of the cluster beside it, until it is stopped.
+/// Makes the backups of the cluster beside it, and brings databases back from them, until it is stopped.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KeepArgs {
     /// What to keep, and how: see ops/runbooks/backups.md
@@ -75,6 +81,8 @@ async fn keep(args: &KeepArgs) -> anyhow::Result<()> {
     let stop = stop_on_signals()?;
     let client = Client::new(&config.api, &config.token()?)?;
     let pgbackrest = Pgbackrest::new(&config).await?;
+    // What a keeper left that was killed.
+    restores::clear(&config, |_| false).await;
     let Some(settings) = stop.run_until_cancelled(first_settings(&client)).await else {
         return Ok(());
     };
@@ -92,6 +100,7 @@ async fn keep(args: &KeepArgs) -> anyhow::Result<()> {
         () = stop.cancelled() => {}
         () = keeper.work() => {}
     }
+    restores::clear(&keeper.config, |_| false).await;
     Ok(())
 }
 
@@ -156,7 +165,9 @@ impl Keeper {
 
     /// Does everything, for ever.
     async fn work(&self) {
-        tokio::join!(self.watch_server(), self.make_backups(), self.report());
+        let restores =
+            Restores { config: &self.config, pgbackrest: &self.pgbackrest, client: &self.client };
+        tokio::join!(self.watch_server(), self.make_backups(), self.report(), restores.work());
     }
 
     /// Looks at the archiving of the log and at what runs beside people's requests, for ever.

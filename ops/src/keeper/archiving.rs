@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 
 use anyhow::Context as _;
 use provisioner_api::backups::Backup;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::{Duration, timeout};
 
 use super::{
     config::KeeperConfig,
     pgbackrest::{archive_command, config_file},
+    server,
 };
 
 /// How long the server may take to answer.
@@ -53,7 +54,7 @@ pub async fn look(
     let look = async {
         let connection = match server {
             Some(connection) => connection,
-            None => server.insert(connect(config).await?),
+            None => server.insert(server::connect(config, "postgres").await?),
         };
         let at = OffsetDateTime::now_utc();
         // Only system catalogs are read here, so there is no schema to check a query against. The
@@ -79,21 +80,6 @@ pub async fn look(
         anyhow::Ok((at, look))
     };
     timeout(PATIENCE, look).await.context("no answer")?
-}
-
-async fn connect(config: &KeeperConfig) -> anyhow::Result<PgConnection> {
-    let postgres = &config.postgres;
-    let mut options = PgConnectOptions::new_without_pgpass()
-        .socket(&postgres.socket_directory)
-        .port(postgres.port)
-        .username(&postgres.user)
-        .database("postgres")
-        .application_name("ta3lem cluster keep")
-        .disable_statement_logging();
-    if let Some(password) = config.password()? {
-        options = options.password(&password);
-    }
-    Ok(PgConnection::connect_with(&options).await?)
 }
 
 impl Look {

@@ -36,11 +36,14 @@ pub struct PostgresConfig {
     /// Its port.
     pub port: u16,
     /// A role that may begin and end backups, switch segments and read settings: a superuser, or one
-    /// with what pgBackRest's manual lists.
+    /// with what pgBackRest's manual lists. Only a superuser can bring a database back.
     pub user: String,
     /// The file with its password; none when the server asks for none.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// Where its programs are: `postgres`, `pg_dump`, `pg_restore`. The server tells it when absent.
+    #[serde(default)]
+    pub bin_directory: Option<PathBuf>,
 }
 
 /// How pgBackRest reaches the object store. It speaks TLS only.

@@ -1,6 +1,7 @@
 //! pgBackRest: what it is told, and what it says.
 
 mod info;
+mod restore;
 
 use std::{
     fmt::Write as _,
@@ -13,8 +14,10 @@ use http::Uri;
 use provisioner_api::backups::{BackupKind, KeeperSettings};
 
 pub use info::Known;
+pub use restore::{NoBackup, Wanted};
 
 use super::{
+    background::{self, EndsBy},
     config::{KeeperConfig, ObjectStoreConfig, PostgresConfig},
     schedule::Due,
 };
@@ -77,6 +80,11 @@ pub fn config_file(directory: &Path) -> PathBuf {
     directory.join("pgbackrest.conf")
 }
 
+/// The file with the password of the keeper's role, as Postgres' programs read it.
+pub fn password_file(directory: &Path) -> PathBuf {
+    directory.join("pgpass")
+}
+
 /// What a server whose keeper has this directory must have as its `archive_command`.
 pub fn archive_command(program: &Path, directory: &Path) -> String {
     let (file, program) = (quoted(&config_file(directory)), quoted(program));
@@ -133,13 +141,9 @@ impl Pgbackrest {
         // Neither in an argument nor in an environment: others can read those.
         let password = self.password.as_deref().unwrap_or_default();
         let password = password.replace('\\', "\\\\").replace(':', "\\:");
-        write_private(&self.password_file(), format!("*:*:*:*:{password}\n").as_bytes())?;
+        write_private(&password_file(&self.directory), format!("*:*:*:*:{password}\n").as_bytes())?;
         let text = self.config_text(settings)?;
         write_private(&config_file(&self.directory), text.as_bytes())
-    }
-
-    fn password_file(&self) -> PathBuf {
-        self.directory.join("pgpass")
     }
 
     fn locks(&self) -> PathBuf {
@@ -253,20 +257,12 @@ impl Pgbackrest {
     /// Runs it behind everybody else. When this is dropped it is killed: an unfinished backup is taken up
     /// again by the next one.
     async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = tokio::process::Command::new("nice");
-        for variable in config::postgres_variables() {
-            command.env_remove(variable);
-        }
-        let output = command
-            .env("PGPASSFILE", self.password_file())
-            .args(["-n", "10"])
-            .arg(&self.program)
+        let output = background::command(&self.program, EndsBy::Kill)
+            .await
+            .env("PGPASSFILE", password_file(&self.directory))
             .arg(format!("--config={}", config_file(&self.directory).display()))
             .arg(format!("--stanza={STANZA}"))
             .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
             .output()
             .await
             .context("pgbackrest cannot be run")?;

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 /// How far behind the others, as `nice` counts. Not at the very end: a process that waits for a
 /// processor may hold a lock in the server's memory that a request needs.
-const NICE: i32 = 10;
+pub const NICE: i32 = 10;
 
 /// Puts all of it behind the others. A server's process never gets its old place back, and needs none:
 /// it ends with the work.

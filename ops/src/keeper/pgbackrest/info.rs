@@ -40,6 +40,14 @@ struct InfoBackup {
     /// Whether pages were found whose checksums are wrong.
     #[serde(default)]
     error: Option<bool>,
+    /// Only told of a backup that was asked for by its label.
+    #[serde(default, rename = "database-ref")]
+    databases: Vec<InfoDatabase>,
+}
+
+#[derive(Deserialize)]
+struct InfoDatabase {
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -64,10 +72,20 @@ struct InfoPlaces {
     stop: Option<String>,
 }
 
-pub fn parse(text: &str) -> anyhow::Result<Known> {
+fn stanza(text: &str) -> anyhow::Result<Option<InfoStanza>> {
     let stanzas: Vec<InfoStanza> =
         serde_json::from_str(text.trim()).context("pgbackrest info says something unknown")?;
-    let Some(stanza) = stanzas.into_iter().next() else { return Ok(Known::default()) };
+    Ok(stanzas.into_iter().next())
+}
+
+/// The databases in a backup, of what is told of that one (`--set=…`).
+pub fn databases(text: &str) -> anyhow::Result<Vec<String>> {
+    let backups = stanza(text)?.into_iter().flat_map(|stanza| stanza.backup);
+    Ok(backups.flat_map(|backup| backup.databases).map(|database| database.name).collect())
+}
+
+pub fn parse(text: &str) -> anyhow::Result<Known> {
+    let Some(stanza) = stanza(text)? else { return Ok(Known::default()) };
     let places = stanza.backup.iter().filter_map(|backup| backup.lsn.as_ref()?.stop.as_deref());
     let last_stop = places.filter_map(place).max();
     let archived_until = stanza.archive.into_iter().filter_map(|archive| archive.max).max();
@@ -125,5 +143,9 @@ mod tests {
         let torn = text.replace("\"error\":false", "\"error\":true");
         assert!(parse(&torn).expect("reads").backups.is_empty(), "it holds torn pages");
         assert!(parse("no").is_err());
+        assert!(databases(text).expect("reads").is_empty(), "it was not asked for");
+        let refs = "\"database-ref\":[{\"name\":\"a\",\"oid\":16384},{\"name\":\"b\",\"oid\":9}],\"error\"";
+        let asked = text.replace("\"error\"", refs);
+        assert_eq!(databases(&asked).expect("reads"), ["a", "b"]);
     }
 }
