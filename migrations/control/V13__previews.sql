@@ -1,6 +1,12 @@
 -- Sites as they were at some moment, beside the sites: what is asked of keepers, and what came of it.
 
 alter type operation_kind add value 'create_preview';
+alter type operation_kind add value 'restore_site';
+alter type operation_kind add value 'undo_restore';
+
+-- A place that is kept after the site was put back to an earlier moment follows nothing: it is as it was
+-- left, with what was written until then.
+alter table placement add column follows boolean not null default true;
 
 -- Which placement was the site, and since when: in its cluster's backups are those moments.
 create table placement_term (

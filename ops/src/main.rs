@@ -3,6 +3,7 @@
 //! backups beside a cluster.
 
 mod cli;
+mod asking;
 mod connection;
 mod site;
 mod domain;

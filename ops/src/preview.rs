@@ -5,17 +5,19 @@ use control_types::state::SiteState;
 use provisioner_api::{
     client::Client,
     previews::{Change, Preview},
-    sites::DeleteSite,
+    sites::{ChangeMove, DeleteSite},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    asking::{Asking, ask, plan_or_failure},
     cli::{SiteName, site_name, words},
     connection::{Again, Connection},
     failure::{Code, Failure},
     output::{Cell, Output, Tone},
     progress::{self, Until},
+    site::relocate,
     when,
 };
 
@@ -26,6 +28,8 @@ pub enum PreviewCommand {
     List(ListArgs),
     /// Show what differs between a preview and its site as it is now
     Compare(CompareArgs),
+    /// Make the site what its preview shows; what was written since is kept, to undo it
+    Promote(PromoteArgs),
     /// Remove a preview before its time
     Remove(RemoveArgs),
 }
@@ -49,6 +53,24 @@ pub struct CompareArgs {
     list: u32,
 }
 
+/// Which preview, and how.
+#[derive(Args)]
+#[command(after_help = "\
+Requests wait for a moment, and none fails. What was written since that moment is not in the site any
+more: it is kept, and `ta3lem site undo-restore` makes it the site again. See what that is before:
+`ta3lem preview compare`. Access that was taken away since then stays taken away.
+")]
+pub struct PromoteArgs {
+    /// Its name, as `ta3lem preview list` shows it
+    #[arg(value_name = "PREVIEW", value_parser = site_name)]
+    preview: SiteName,
+    /// Do not ask: the site goes back to that moment
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
 /// Which preview.
 #[derive(Args)]
 pub struct RemoveArgs {
@@ -69,6 +91,7 @@ pub async fn run(
     match command {
         PreviewCommand::List(args) => list(args, connection, output).await,
         PreviewCommand::Compare(args) => compare(args, connection, output).await,
+        PreviewCommand::Promote(args) => promote(args, connection, output).await,
         PreviewCommand::Remove(args) => remove(args, connection, output).await,
     }
 }
@@ -157,6 +180,29 @@ async fn compare(
         .collect();
     output.print("")?;
     output.table(&["", "change", "name", "id"], &rows, "Nothing differs.")
+}
+
+async fn promote(
+    args: PromoteArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let name = args.preview.0;
+    if args.asking.dry_run {
+        let plan = connection.client.plan_promote_preview(&name).await;
+        return plan_or_failure(plan, &name, connection, output).await;
+    }
+    if !args.yes {
+        let what = format!("the site of {name} would go back to the moment that it shows");
+        let hint = format!(
+            "`ta3lem preview compare {name}` shows what that changes; say --yes if that is wanted"
+        );
+        return Err(Failure::new(Code::Usage, what).hint(hint));
+    }
+    let change = ChangeMove { reason: args.asking.reason.clone(), dry_run: false };
+    let send = async |client: &Client, key: &str| client.promote_preview(&name, &change, key).await;
+    let accepted = ask("Putting back", &name, &args.asking, send, connection, output).await;
+    relocate::done(accepted.map_err(with_hint)?, connection, output).await
 }
 
 fn with_hint(failure: Failure) -> Failure {

@@ -118,6 +118,8 @@ pub fn subject(operation: &Operation) -> String {
         OperationKind::MoveSiteBack => "move back",
         OperationKind::RetirePlacement => "settling",
         OperationKind::CreatePreview => "preview",
+        OperationKind::RestoreSite => "restore",
+        OperationKind::UndoRestore => "undoing of the restore",
     };
     format!("{noun} of {}", operation.site)
 }

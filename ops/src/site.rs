@@ -4,7 +4,7 @@ mod create;
 mod delete;
 mod hold;
 mod regions;
-mod relocate;
+pub mod relocate;
 mod restore;
 
 use clap::{Args, Subcommand};
@@ -46,6 +46,8 @@ pub enum SiteCommand {
     Move(relocate::MoveArgs),
     /// Return a site to where it was before its last move, with all that was written since
     MoveBack(relocate::BackArgs),
+    /// Make a site that was put back to an earlier moment what it was before that
+    UndoRestore(relocate::BackArgs),
     /// Remove what a moved site left at its old place; it cannot be moved back afterwards
     Settle(relocate::SettleArgs),
     /// Show what was proven of a site's moves and removals, as signed
@@ -101,6 +103,7 @@ pub async fn run(
         SiteCommand::Regions(args) => regions::run(args, connection, output).await,
         SiteCommand::Move(args) => relocate::run(args, connection, output).await,
         SiteCommand::MoveBack(args) => relocate::back(args, connection, output).await,
+        SiteCommand::UndoRestore(args) => relocate::undo_restore(args, connection, output).await,
         SiteCommand::Settle(args) => relocate::settle(args, connection, output).await,
         SiteCommand::Records(args) => relocate::records(args, connection, output).await,
         SiteCommand::Restore(args) => restore::run(args, connection, output).await,
@@ -210,6 +213,11 @@ fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
         fields.push(("Restorable", format!("any moment since {from}, until {until}").into()));
         fields.push(("At risk", format!("writes of the last {} s", window.at_risk_secs).into()));
     }
+    if let Some(until) = site.undo_restore_until {
+        let until = when::both(until, now);
+        let undo = format!("what it was before it was put back is kept until {until}");
+        fields.push(("Undo", undo.into()));
+    }
     if let Some(back) = &site.way_back {
         let until = when::both(back.until, now);
         let place = format!("to {} on {} until {until}", back.region, back.cluster);
@@ -264,7 +272,7 @@ async fn get(name: &str, connection: &Connection) -> Result<Site, Failure> {
 }
 
 /// Adds what the user can do, where the provisioner knows it.
-async fn with_hint(failure: Failure, name: &str, connection: &Connection) -> Failure {
+pub async fn with_hint(failure: Failure, name: &str, connection: &Connection) -> Failure {
     if failure.hint.is_some() {
         return failure;
     }
@@ -283,7 +291,7 @@ async fn with_hint(failure: Failure, name: &str, connection: &Connection) -> Fai
 }
 
 /// What a dry run found.
-fn print_plan(plan: &DryRun, output: &Output) -> Result<(), Failure> {
+pub fn print_plan(plan: &DryRun, output: &Output) -> Result<(), Failure> {
     if output.json {
         return output.document(plan);
     }

@@ -99,6 +99,8 @@ pub fn routes(api: Api) -> Router {
         .route("/sites/{site}/previews", get(previews::list).post(previews::create))
         .route("/previews", get(previews::list_all))
         .route("/previews/{preview}/comparison", get(previews::compare))
+        .route("/previews/{preview}/promote", post(previews::promote))
+        .route("/sites/{site}/undo-restore", post(previews::undo))
         .route("/operations", get(operations::list))
         .route("/operations/{id}", get(operations::show))
         .route("/operations/{id}/events", get(operations::events))

@@ -13,7 +13,10 @@ pub mod move_site;
 pub mod move_site_back;
 mod opening;
 mod placed;
+pub mod restore_site;
+pub mod restoring;
 pub mod retire_placement;
+pub mod undo_restore;
 
 /// What a kind is, for those who only show it.
 pub fn planned(kind: OperationKind) -> PlannedOperation {
@@ -26,6 +29,8 @@ pub fn planned(kind: OperationKind) -> PlannedOperation {
             PlannedOperation::of::<retire_placement::RetirePlacement>()
         }
         OperationKind::CreatePreview => PlannedOperation::of::<create_preview::CreatePreview>(),
+        OperationKind::RestoreSite => PlannedOperation::of::<restore_site::RestoreSite>(),
+        OperationKind::UndoRestore => PlannedOperation::of::<undo_restore::UndoRestore>(),
     }
 }
 
@@ -89,6 +94,11 @@ mod tests {
                 "create_preview v1: reserve_names choose_placement create_roles create_database \
                  restore_database adopt_database create_storage_key issue_certificates \
                  start_instance publish_route await_routers | pivot publish_route",
+                "restore_site v1: preflight choose_placement create_roles create_database \
+                 restore_database adopt_database create_storage_key start_instance \
+                 prepare_switch switch keep_source | pivot switch",
+                "undo_restore v1: preflight take_generation start_instance prepare_switch switch \
+                 keep_source | pivot switch",
             ]
         );
     }

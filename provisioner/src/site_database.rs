@@ -45,7 +45,9 @@ mod then_and_now;
 mod catalog;
 mod readiness;
 mod files;
+mod revocations;
 
+pub use adoption::Adopted;
 pub use comparison::{Comparison, Difference, Read, Reading};
 pub use contents::{Authority, Limits};
 pub use copy_status::CopyStatus;

@@ -15,5 +15,5 @@ mod script;
 pub use create_and_delete::every_step as every_step_of_creating_and_deleting;
 pub use homes::{Homes, Servers, look_at_databases};
 pub use moves::every_step as every_step_of_moving;
-pub use previews::every_step as every_step_of_previewing;
 pub use nomad::{Ground, Nomad};
+pub use previews::every_step as every_step_of_previewing;

@@ -4,6 +4,7 @@
 
 mod accidents;
 mod ledger;
+mod promoted;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 
 use ledger::Ledger;
+use promoted::People;
 
 const REGION: &str = "id-jakarta";
 const COURSE: &str = "before-the-accident";
@@ -42,12 +44,16 @@ pub async fn any_moment_beside_the_site() -> Result<()> {
     let ground = Ground::start().await?;
     ground.backed_up().await?;
     let before = ground.traces().await?;
+    let learner = People::learner(&ground).await?;
+    let instructor = People::before(&ground).await?;
     let moment = ground.accident().await?;
+    let people = People::after(learner, &ground, instructor).await?;
     let preview = ground.restore(&["--at", &moment.format(&Rfc3339)?]).await?;
     ground.shows_what_was(&preview, moment).await?;
     ground.is_for_nobody_else(&preview).await?;
     ground.cannot_be_changed(&preview).await?;
     ground.the_site_goes_on(&preview).await?;
+    ground.becomes_the_site(&preview, &people).await?;
     ground.remove(&preview).await?;
     ground.what_cannot_be_is_refused().await?;
     ground.goes_by_itself().await?;

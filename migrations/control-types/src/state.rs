@@ -217,6 +217,10 @@ state!(
         RetirePlacement = "retire_placement",
         /// A site that shows another one as it was at some moment.
         CreatePreview = "create_preview",
+        /// A site as it was at some moment becomes the site.
+        RestoreSite = "restore_site",
+        /// A site as it was before it was put back becomes the site again.
+        UndoRestore = "undo_restore",
     }
 );
 

@@ -2,38 +2,19 @@
 
 use clap::Args;
 use provisioner_api::{
-    client::{Client, ClientError},
-    sites::{Accepted, ChangeMove, DryRun, MoveSite, SiteRecord},
+    client::Client,
+    sites::{Accepted, ChangeMove, MoveSite, SiteRecord},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use uuid::Uuid;
 
-use super::{SiteArgs, print_plan, with_hint};
+use super::{SiteArgs, with_hint};
 use crate::{
-    cli::{key, words},
-    connection::{Again, Connection},
+    asking::{Asking, ask, plan_or_failure},
+    connection::Connection,
     failure::{Code, Failure},
-    output::{Output, Tone},
-    progress::{self, Until},
-    when,
+    output::Output,
+    progress, when,
 };
-
-/// How an operation is asked for and followed.
-#[derive(Args)]
-pub(super) struct Asking {
-    /// Why: it is kept in the audit trail
-    #[arg(long, value_name = "TEXT", value_parser = words)]
-    pub(super) reason: Option<String>,
-    /// Return when the work has begun
-    #[arg(long)]
-    pub(super) no_wait: bool,
-    /// Only check, and show what would be done
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// The same key again means the same request; made up when absent
-    #[arg(long, value_name = "KEY", value_parser = key)]
-    pub(super) idempotency_key: Option<String>,
-}
 
 /// Where to.
 #[derive(Args)]
@@ -124,6 +105,24 @@ pub async fn back(args: BackArgs, connection: &Connection, output: &Output) -> R
     done(accepted, connection, output).await
 }
 
+/// Makes it again what it was before it was put back.
+pub async fn undo_restore(
+    args: BackArgs,
+    connection: &Connection,
+    output: &Output,
+) -> Result<(), Failure> {
+    let change = ChangeMove { reason: args.asking.reason.clone(), dry_run: false };
+    let name = args.site.site.0;
+    if args.asking.dry_run {
+        let plan = connection.client.plan_undo_restore(&name).await;
+        return plan_or_failure(plan, &name, connection, output).await;
+    }
+    let send = async |client: &Client, key: &str| client.undo_restore(&name, &change, key).await;
+    let doing = "Undoing the restore of";
+    let accepted = ask(doing, &name, &args.asking, send, connection, output).await?;
+    done(accepted, connection, output).await
+}
+
 /// Removes what was left.
 pub async fn settle(
     args: SettleArgs,
@@ -177,62 +176,12 @@ pub async fn records(
     output.table(&["when", "record", "operation", "document"], &rows, "There are no records.")
 }
 
-async fn plan_or_failure(
-    plan: Result<DryRun, ClientError>,
-    name: &str,
+/// What came of it.
+pub async fn done(
+    accepted: Accepted,
     connection: &Connection,
     output: &Output,
 ) -> Result<(), Failure> {
-    let plan = match connection.answer(plan) {
-        Ok(plan) => plan,
-        Err(failure) => return Err(with_hint(failure, name, connection).await),
-    };
-    print_plan(&plan, output)?;
-    if !output.json {
-        for wait in &plan.waits {
-            let told = format!("would wait: {wait}");
-            output.complain(&output.paint_err(&told, Tone::Busy).to_string());
-        }
-        for problem in &plan.problems {
-            output.complain(&output.paint_err(problem, Tone::Bad).to_string());
-        }
-    }
-    if plan.problems.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new(Code::Failed, format!("{name} cannot be moved now")))
-}
-
-/// Asks for it and follows it to its end, unless that is not wanted.
-async fn ask(
-    doing: &str,
-    name: &str,
-    asking: &Asking,
-    send: impl AsyncFn(&Client, &str) -> Result<Accepted, ClientError>,
-    connection: &Connection,
-    output: &Output,
-) -> Result<Accepted, Failure> {
-    let key = asking.idempotency_key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
-    let sent = connection.change(Again::SameKey, async |client: &Client| send(client, &key).await);
-    let mut accepted = match sent.await {
-        Ok(accepted) => accepted,
-        Err(failure) => return Err(with_hint(failure.repeatable(&key), name, connection).await),
-    };
-    let id = accepted.operation.id;
-    if asking.no_wait {
-        output.say(&format!("Watch: ta3lem operation watch {id}"));
-        return Ok(accepted);
-    }
-    output.say(&format!("{doing} {} (operation {id})", accepted.site.slug));
-    accepted.operation =
-        progress::follow(connection, output, &accepted.operation, Until::End).await?;
-    if let Ok(site) = connection.client.site(&accepted.site.id.to_string()).await {
-        accepted.site = site;
-    }
-    Ok(accepted)
-}
-
-async fn done(accepted: Accepted, connection: &Connection, output: &Output) -> Result<(), Failure> {
     let Accepted { operation, site, .. } = &accepted;
     if output.json {
         output.document(&accepted)?;
@@ -252,6 +201,13 @@ async fn done(accepted: Accepted, connection: &Connection, output: &Output) -> R
         place.map_or_else(|| "nowhere".to_owned(), |p| format!("{} on {}", p.region, p.cluster));
     let held = held.map_or_else(String::new, |held| format!("; {held}"));
     output.print(&format!("{} is in {place}{held}", site.slug))?;
+    if let Some(until) = site.undo_restore_until {
+        let until = when::both(until, OffsetDateTime::now_utc());
+        output.say(&format!(
+            "What it was before is kept until {until}: ta3lem site undo-restore {}",
+            site.slug
+        ));
+    }
     if let Some(back) = &site.way_back {
         let until = when::both(back.until, OffsetDateTime::now_utc());
         output.say(&format!(

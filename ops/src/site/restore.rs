@@ -9,8 +9,9 @@ use provisioner_api::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{SiteArgs, print_plan, relocate::Asking, with_hint};
+use super::{SiteArgs, with_hint};
 use crate::{
+    asking::{Asking, plan_or_failure},
     connection::{Again, Connection},
     failure::Failure,
     output::Output,
@@ -62,10 +63,7 @@ pub async fn run(
     }
     if args.asking.dry_run {
         let plan = connection.client.plan_create_preview(&name, &wanted).await;
-        return match connection.answer(plan) {
-            Ok(plan) => print_plan(&plan, output),
-            Err(failure) => Err(with_hint(failure, &name, connection).await),
-        };
+        return plan_or_failure(plan, &name, connection, output).await;
     }
     let key = args.asking.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let send = async |client: &Client| client.create_preview(&name, &wanted, &key).await;

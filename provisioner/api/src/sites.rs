@@ -34,6 +34,13 @@ pub struct Site {
     /// Where it can be moved back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub way_back: Option<WayBack>,
+    /// It was put back to an earlier moment, and until when that can be undone.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub undo_restore_until: Option<OffsetDateTime>,
     /// Which moments it can be put back to; only when it is asked for alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restorable: Option<RestoreWindow>,

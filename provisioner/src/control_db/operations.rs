@@ -97,6 +97,24 @@ pub async fn get(pool: &PgPool, id: OperationId) -> Result<Option<Operation>, sq
     Ok(select(pool, Some(id), None, false, 1).await?.pop())
 }
 
+/// What the operation that made a site was asked for, of this kind; none when another one made it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn params_of_making(
+    pool: &PgPool,
+    site: SiteId,
+    kind: OperationKind,
+) -> Result<Option<Value>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select params from operation where site_id = $1 and kind = $2 order by created_at limit 1",
+        site.0,
+        kind as OperationKind
+    )
+    .fetch_optional(pool)
+    .await
+}
+
 /// An operation's site, and what was asked for.
 ///
 /// # Errors

@@ -157,19 +157,30 @@ pub async fn kept(
     .await
 }
 
-/// The place where the site was before and that follows it, and until when it is kept.
+/// The place where the site was before.
+pub struct Kept {
+    /// The place.
+    pub placement: Placement,
+    /// Until when it is kept.
+    pub until: OffsetDateTime,
+    /// Whether it follows the site; else it is as it was when the site was put back to an earlier
+    /// moment.
+    pub follows: bool,
+}
+
+/// The place where the site was before its last move, or before it was put back to an earlier moment.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn following(
     connection: &mut PgConnection,
     site: SiteId,
-) -> Result<Option<(Placement, OffsetDateTime)>, sqlx::Error> {
+) -> Result<Option<Kept>, sqlx::Error> {
     let row = sqlx::query!(
         r#"select id, site_id as "site: SiteId", generation as "generation: Generation",
                state as "state: PlacementState", region, cluster_id as cluster,
                object_store_id as object_store, database_name, prefix, sealed_secrets,
-               coalesce(follows_until, now()) as "until!"
+               coalesce(follows_until, now()) as "until!", follows
            from placement where site_id = $1 and state = 'following'
            order by generation desc limit 1"#,
         site.0
@@ -189,12 +200,13 @@ pub async fn following(
             prefix: row.prefix,
             sealed_secrets: row.sealed_secrets,
         };
-        (placement, row.until)
+        Kept { placement, until: row.until, follows: row.follows }
     }))
 }
 
-/// Gives the site from the placement that serves it to another one. The first follows from now on,
-/// for as long as the site's plan says. The same again changes nothing.
+/// Gives the site from the placement that serves it to another one. The first is kept from now on, for
+/// as long as the site's plan says: it follows, or it stays as it was left. The same again changes
+/// nothing.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -203,15 +215,17 @@ pub async fn hand_over(
     from: Uuid,
     to: Uuid,
     operation: OperationId,
+    follows: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update placement set state = 'following', moved_by = $2,
+        "update placement set state = 'following', moved_by = $2, follows = $3,
              follows_until = now() + make_interval(secs => (
                  select plan.way_back_secs from site join plan on plan.name = site.plan
                  where site.id = placement.site_id))
          where id = $1 and state = 'current'",
         from,
-        operation.0
+        operation.0,
+        follows,
     )
     .execute(&mut *connection)
     .await?;

@@ -16,7 +16,8 @@ use crate::{
     },
     operations::{
         create_preview::CreatePreview, create_site::CreateSite, delete_site::DeleteSite,
-        move_site::MoveSite, move_site_back::MoveSiteBack, retire_placement::RetirePlacement,
+        move_site::MoveSite, move_site_back::MoveSiteBack, restore_site::RestoreSite,
+        retire_placement::RetirePlacement, undo_restore::UndoRestore,
     },
     world::World,
 };
@@ -194,6 +195,8 @@ impl Engine {
             OperationKind::MoveSiteBack => self.drive_kind::<MoveSiteBack>(claimed).await,
             OperationKind::RetirePlacement => self.drive_kind::<RetirePlacement>(claimed).await,
             OperationKind::CreatePreview => self.drive_kind::<CreatePreview>(claimed).await,
+            OperationKind::RestoreSite => self.drive_kind::<RestoreSite>(claimed).await,
+            OperationKind::UndoRestore => self.drive_kind::<UndoRestore>(claimed).await,
         }
     }
 

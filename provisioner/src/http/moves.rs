@@ -111,7 +111,7 @@ pub async fn settle(
     let mut connection = api.world.db.pool.acquire().await?;
     let following = placements::following(&mut connection, site.id).await?;
     drop(connection);
-    let Some((old, _)) = following else { return Err(no_way_back(&site)) };
+    let Some(old) = following.map(|kept| kept.placement) else { return Err(no_way_back(&site)) };
     let params = RetirePlacementParams { placement: old.id, region: old.region };
     if request.dry_run {
         return Ok(Json(plan::<RetirePlacement>(&api, &params).await?).into_response());

@@ -1,8 +1,13 @@
-//! `/v1/sites/{site}/previews` and `/v1/previews`: sites as they were at some moment.
+//! `/v1/sites/{site}/previews` and `/v1/previews`: sites as they were at some moment. What is done with one
+//! that is there is in `use_of`.
+
+mod use_of;
+
+pub use use_of::{compare, promote, undo};
 
 use axum::{
     Extension, Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -12,10 +17,9 @@ use control_types::{
 };
 use provisioner_api::{
     Site,
-    previews::{AcceptedPreview, Comparison, CreatePreview, Preview},
+    previews::{AcceptedPreview, CreatePreview, Preview},
     sites::DryRun,
 };
-use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -25,13 +29,10 @@ use crate::{
     control_db::{
         cluster_backups, domains,
         operations::{self as records, NewOperation},
-        placement_terms,
-        placements::{self, Placement},
-        places,
+        placement_terms, places,
         previews::{self, NewPreview, PreviewRow, Which},
         sites::{self as records_of_sites, NewSite},
     },
-    engine::worker::chain,
     http::{
         Api,
         auth::Actor,
@@ -45,9 +46,9 @@ use crate::{
     operations::{
         create_preview::{CreatePreview as Create, CreatePreviewParams},
         dry_run,
+        restoring::Past,
     },
     secrets::{self, PreviewKey},
-    site_database::SiteDatabaseName,
 };
 
 /// How long a preview is kept unless another time is asked for, in seconds.
@@ -55,9 +56,6 @@ const KEPT: u32 = 86_400;
 /// The shortest and the longest time that can be asked for, in seconds.
 const SHORTEST: u32 = 60;
 const LONGEST: u32 = 14 * 86_400;
-/// Differences that are named for each kind of things, and the most that can be asked for.
-const LISTED: usize = 20;
-const MOST_LISTED: usize = 1000;
 
 /// All previews that are there, the newest first.
 pub async fn list_all(State(api): State<Api>) -> Result<Json<Vec<Preview>>, Refusal> {
@@ -111,50 +109,6 @@ async fn show(api: &Api, row: PreviewRow) -> Result<Preview, Refusal> {
     })
 }
 
-/// How many differences are named for each kind of things.
-#[derive(Deserialize)]
-pub struct List {
-    list: Option<usize>,
-}
-
-/// What differs between a preview and its site.
-pub async fn compare(
-    State(api): State<Api>,
-    Path(preview): Path<String>,
-    Query(asked): Query<List>,
-) -> Result<Json<Comparison>, Refusal> {
-    let pool = &api.world.db.pool;
-    let no_preview = || Refusal::not_found("preview", &preview);
-    let id = records_of_sites::find(pool, &preview).await?.ok_or_else(no_preview)?;
-    let row = previews::list(pool, Which::Itself(id)).await?.pop().ok_or_else(no_preview)?;
-    let mut connection = pool.acquire().await?;
-    let then = placements::current(&mut connection, row.site).await?;
-    let now = placements::current(&mut connection, row.of).await?;
-    drop(connection);
-    let (Some(then), Some(now)) = (then, now) else {
-        let detail = format!("the preview is {}: it must be there, and its site too", row.state);
-        return Err(Refusal::conflict("wrong-state", "Not possible in this state", detail));
-    };
-    let name = |placement: &Placement| -> Result<SiteDatabaseName, Refusal> {
-        placement.database_name.parse().map_err(|error| Refusal::internal(&error))
-    };
-    let cluster_then = api.world.clusters.get(then.cluster).await?;
-    let cluster_now = api.world.clusters.get(now.cluster).await?;
-    let list = asked.list.unwrap_or(LISTED).min(MOST_LISTED);
-    let read_at = OffsetDateTime::now_utc();
-    let comparing =
-        cluster_now.then_and_now(&name(&now)?, &cluster_then, &name(&then)?, list).await;
-    let nouns =
-        comparing.map_err(|error| Refusal::unavailable(&error.component(), chain(&error)))?;
-    Ok(Json(Comparison {
-        preview: row.slug.parse().map_err(|error| Refusal::internal(&error))?,
-        of_slug: row.of_slug,
-        moment: row.moment,
-        read_at,
-        nouns,
-    }))
-}
-
 /// Makes a preview.
 pub async fn create(
     State(api): State<Api>,
@@ -201,7 +155,7 @@ pub async fn create(
     };
     let detail = json!({
         "of": site.id, "slug": site.slug, "moment": moment.unix_timestamp(),
-        "cluster": params.cluster_name,
+        "cluster": params.past.cluster_name,
     });
     insert_operation(&mut tx, &recorded, "preview.create", detail).await?;
     tx.commit().await?;
@@ -271,16 +225,16 @@ async fn params_of(
         let region = &term.region;
         return Err(refuse(format!("it was in {region} then, where it may not be any more")));
     }
-    Ok(CreatePreviewParams {
+    let past = Past {
         of: site.id,
-        of_slug: site.slug.to_string(),
         moment,
         region: term.region,
         cluster: term.cluster,
         cluster_name: term.cluster_name,
         database: term.database.parse().map_err(|error| Refusal::internal(&error))?,
         object_store: term.object_store,
-    })
+    };
+    Ok(CreatePreviewParams { past })
 }
 
 /// A preview that is about to be recorded.
@@ -295,7 +249,7 @@ struct Making<'a> {
 async fn insert(api: &Api, connection: &mut PgConnection, new: &Making<'_>) -> Result<(), Refusal> {
     let key = secrets::random_text().map_err(|error| Refusal::internal(&error))?;
     let key_hash = secrets::token_hash(&key);
-    let region = &new.params.region;
+    let region = &new.params.past.region;
     let sealed_key = api.world.keys.seal(region, new.id.0, &PreviewKey(key));
     let sealed_key = sealed_key.map_err(|error| Refusal::internal(&error))?;
     let slug = slug(new.id)?;
@@ -316,7 +270,7 @@ async fn insert(api: &Api, connection: &mut PgConnection, new: &Making<'_>) -> R
     let preview = NewPreview {
         site: new.id,
         of: new.of.id,
-        moment: new.params.moment,
+        moment: new.params.past.moment,
         region,
         sealed_key: &sealed_key,
         key_hash: &key_hash,

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use control_types::Generation;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -21,9 +22,10 @@ mod switch;
 
 pub use certificate::{described, sign};
 pub use pace::Pace;
-pub use sides::{Side, Sides};
+pub use sides::{Content, Side, Sides};
 
 use crate::{
+    control_db::placements,
     engine::{Cx, Flow, Kind, StepError, StepResult},
     site_database::{Comparison, Read, Reading},
 };
@@ -222,6 +224,48 @@ pub async fn undo_switch<K: Kind<Progress: Noted>>(
         None => Ok(Flow::Done),
         Some(_) => Err(StepError::fail("the site is at its new place already: move it back")),
     }
+}
+
+/// The place that shall be the site again gets a generation of its own.
+pub async fn take_generation<K: Kind>(
+    cx: &mut Cx<'_, K>,
+    target: &Side,
+    noted: impl Fn(&mut K::Progress) -> &mut Option<Generation>,
+) -> StepResult {
+    let mut tx = cx.begin().await?;
+    let generation = match *noted(&mut cx.progress) {
+        Some(generation) => generation,
+        None => placements::next_generation(&mut tx, cx.site).await?,
+    };
+    *noted(&mut cx.progress) = Some(generation);
+    cx.save_progress(&mut tx).await?;
+    placements::set_generation(&mut tx, target.placement.id, generation).await?;
+    tx.commit().await?;
+    Ok(Flow::Done)
+}
+
+/// Makes a source ready that nobody follows: the fence locks what is published.
+pub async fn publish_source(sides: &Sides) -> StepResult {
+    let source = &sides.source;
+    source.cluster.publish(&source.database, source.cluster.address()).await??;
+    Ok(Flow::Done)
+}
+
+/// Takes that away again.
+pub async fn unpublish_source(sides: &Sides) -> StepResult {
+    sides.source.cluster.unpublish(&sides.source.database).await?;
+    Ok(Flow::Done)
+}
+
+/// The place that was left is kept as it was left.
+pub async fn keep_source<K: Kind<Progress: Noted>>(
+    cx: &mut Cx<'_, K>,
+    sides: &Sides,
+) -> StepResult {
+    // As in `turn_round`: it may have been down at the switch.
+    let attempt = sides.attempt(cx.progress.changeover().number);
+    sides.source.cluster.retire(&sides.source.database, &attempt).await?;
+    unpublish_source(sides).await
 }
 
 /// The place that was left follows from now on.

@@ -8,28 +8,19 @@
 
 use std::time::Duration;
 
-use control_types::{SiteId, state::OperationKind};
-use provisioner_api::restores::RestoreProgress;
+use control_types::state::OperationKind;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
     opening::{self, Chosen},
     placed,
+    restoring::{self, Past},
 };
 use crate::{
-    control_db::restore_orders::{self, NewOrder},
-    durations::roughly,
-    engine::{Cx, Flow, Kind, StepError, StepResult},
-    site_database::{Authority, Rights, SiteDatabaseName},
+    engine::{Cx, Flow, Kind, StepResult},
+    site_database::{Adopted, Rights},
     site_storage::SitePrefix,
 };
-
-/// How soon to look again what the keeper says.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long a keeper that said something may be silent, until people are told.
-const SILENCE: Duration = Duration::from_secs(20);
 
 /// The kind.
 pub struct CreatePreview;
@@ -62,26 +53,11 @@ pub enum Step {
     AwaitRouters,
 }
 
-/// What was asked for, and where that is found.
+/// What was asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CreatePreviewParams {
-    /// The site that it shows.
-    pub of: SiteId,
-    /// Its short name, for people.
-    pub of_slug: String,
-    /// As it was then.
-    #[serde(with = "time::serde::rfc3339")]
-    pub moment: OffsetDateTime,
-    /// Where the site was then.
-    pub region: String,
-    /// On which cluster.
-    pub cluster: Uuid,
-    /// Its name, for people.
-    pub cluster_name: String,
-    /// In which database there.
-    pub database: SiteDatabaseName,
-    /// Where its files are.
-    pub object_store: Uuid,
+    /// The site that it shows, as it was.
+    pub past: Past,
 }
 
 /// What later steps must know: nothing that is not in the control database.
@@ -115,12 +91,15 @@ impl Kind for CreatePreview {
         match step {
             Step::ReserveNames => "take a name for the preview".to_owned(),
             Step::ChoosePlacement => {
-                format!("take a place on cluster {}, where the site was then", params.cluster_name)
+                format!(
+                    "take a place on cluster {}, where the site was then",
+                    params.past.cluster_name
+                )
             }
             Step::CreateRoles => "create its database roles, which may only read".to_owned(),
             Step::CreateDatabase => "create an empty database".to_owned(),
             Step::RestoreDatabase => {
-                format!("bring the site's database back as it was at {}", params.moment)
+                format!("bring the site's database back as it was at {}", params.past.moment)
             }
             Step::AdoptDatabase => "give it to its roles".to_owned(),
             Step::CreateStorageKey => "create an S3 key that reads the site's files".to_owned(),
@@ -132,14 +111,22 @@ impl Kind for CreatePreview {
     }
 
     async fn forward(step: Step, cx: &mut Cx<'_, Self>) -> StepResult {
-        let region = cx.params.region.clone();
+        let region = cx.params.past.region.clone();
         match step {
             Step::ReserveNames => Ok(Flow::Done),
             Step::ChoosePlacement => choose_placement(cx).await,
             Step::CreateRoles => opening::create_roles(cx, Rights::Read).await,
-            Step::CreateDatabase => create_database(cx).await,
-            Step::RestoreDatabase => restore_database(cx).await,
-            Step::AdoptDatabase => adopt_database(cx).await,
+            Step::CreateDatabase => {
+                restoring::create_database(cx.world, &opening::placement(cx).await?).await
+            }
+            Step::RestoreDatabase => {
+                let placement = opening::placement(cx).await?;
+                restoring::restore_database(cx, &cx.params.past, &placement).await
+            }
+            Step::AdoptDatabase => {
+                let placement = opening::placement(cx).await?;
+                restoring::adopt_database(cx, &placement, Adopted::AsSite).await
+            }
             Step::CreateStorageKey => create_storage_key(cx).await,
             Step::IssueCertificates => opening::issue_certificates(cx, &region).await,
             Step::StartInstance => opening::start_instance(cx).await,
@@ -154,7 +141,7 @@ impl Kind for CreatePreview {
             Step::ChoosePlacement => opening::forget_placement(cx).await,
             Step::CreateRoles => opening::drop_roles(cx).await,
             Step::CreateDatabase => opening::drop_database(cx).await,
-            Step::RestoreDatabase => take_order_back(cx).await,
+            Step::RestoreDatabase => restoring::take_order_back(cx).await,
             // It lies in the database, which is dropped.
             Step::AdoptDatabase | Step::AwaitRouters => Ok(Flow::Done),
             Step::CreateStorageKey => remove_storage_key(cx).await,
@@ -166,7 +153,7 @@ impl Kind for CreatePreview {
 }
 
 async fn choose_placement(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
-    let CreatePreviewParams { of, region, cluster, object_store, .. } = cx.params.clone();
+    let Past { of, region, cluster, object_store, .. } = cx.params.past.clone();
     let prefix = SitePrefix::of(of);
     let mut tx = cx.begin().await?;
     let chosen = Chosen { region, cluster, object_store, prefix };
@@ -175,84 +162,11 @@ async fn choose_placement(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
     Ok(Flow::Done)
 }
 
-async fn create_database(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
-    let placement = opening::placement(cx).await?;
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    cluster.create_empty_database(&placed::database(&placement)?).await?;
-    Ok(Flow::Done)
-}
-
-/// Gives the order to the cluster's keeper and waits for what it says.
-async fn restore_database(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
-    let wait = |reason: String| Ok(Flow::Wait { pause: LOOK_AGAIN, reason });
-    let Some((said, at)) = restore_orders::progress(&cx.world.db.pool, cx.operation).await? else {
-        let placement = opening::placement(cx).await?;
-        let into = placed::database(&placement)?;
-        let mut tx = cx.begin().await?;
-        let order = NewOrder {
-            operation: cx.operation,
-            cluster: cx.params.cluster,
-            database: &cx.params.database,
-            moment: cx.params.moment,
-            into: &into,
-        };
-        restore_orders::insert(&mut tx, &order).await?;
-        tx.commit().await?;
-        cx.world.nudges.all();
-        return wait(format!("the keeper of cluster {} shall begin", cx.params.cluster_name));
-    };
-    match said {
-        RestoreProgress::Working { far } => {
-            let silent = OffsetDateTime::now_utc() - at;
-            match Duration::try_from(silent).ok().filter(|silent| *silent > SILENCE) {
-                None => wait(far),
-                Some(silent) => wait(format!(
-                    "the keeper of cluster {} has said nothing for {}, last: {far}",
-                    cx.params.cluster_name,
-                    roughly(silent)
-                )),
-            }
-        }
-        RestoreProgress::Done { parts, .. } => {
-            let told: Vec<_> = parts.iter().map(|(part, ms)| format!("{part} {ms} ms")).collect();
-            Ok(Flow::Noted(told.join(", ")))
-        }
-        RestoreProgress::Failed { reason } => Err(StepError::fail(reason)),
-    }
-}
-
-async fn take_order_back(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
-    let mut tx = cx.begin().await?;
-    restore_orders::delete(&mut tx, cx.operation).await?;
-    tx.commit().await?;
-    cx.world.nudges.all();
-    Ok(Flow::Done)
-}
-
-async fn adopt_database(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
-    let placement = opening::placement(cx).await?;
-    let database = placed::database(&placement)?;
-    let cluster = cx.world.clusters.get(placement.cluster).await?;
-    let authority = Authority {
-        site_id: cx.site,
-        generation: placement.generation,
-        cluster: cluster.cluster().to_owned(),
-    };
-    if !cluster.adopt(&database, &authority).await? {
-        return Err(StepError::fail("at that moment the database was no site's yet"));
-    }
-    if let Some(finding) = cluster.check_isolation(&database).await?.first() {
-        return Err(StepError::fail(format!("the restored database is not isolated: {finding}")));
-    }
-    // It is there and ours: the keeper may forget it.
-    take_order_back(cx).await
-}
-
 async fn create_storage_key(cx: &mut Cx<'_, CreatePreview>) -> StepResult {
     let placement = opening::placement(cx).await?;
     let secrets = placed::secrets(cx.world, &placement)?;
     let store = cx.world.object_stores.get(placement.object_store).await?;
-    let files = SitePrefix::of(cx.params.of);
+    let files = SitePrefix::of(cx.params.past.of);
     store.ensure_read_key(&secrets.access_key, &secrets.secret_key, &files).await?;
     Ok(Flow::Done)
 }

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 pub use super::changeover::Pace;
-use super::changeover::{self, Changeover, Noted, Side, Sides, files, streams};
+use super::changeover::{self, Changeover, Content, Noted, Side, Sides, files, streams};
 use crate::engine::{Cx, Flow, Kind, StepError, StepResult};
 
 mod place;
@@ -237,6 +237,7 @@ async fn both(cx: &Cx<'_, MoveSite>) -> Result<Sides, StepError> {
         source: Side::get(cx.world, source).await?,
         target: Side::get(cx.world, target_id(cx)).await?,
         pace: cx.params.pace,
+        content: Content::Follows,
     })
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    changeover::{self, Changeover, Noted, Pace, Side, Sides, files, place, streams},
+    changeover::{self, Changeover, Content, Noted, Pace, Side, Sides, files, place, streams},
     move_site::preflight,
 };
 use crate::{
@@ -114,7 +114,10 @@ impl Kind for MoveSiteBack {
     async fn forward(step: Step, cx: &mut Cx<'_, Self>) -> StepResult {
         match step {
             Step::Preflight => find_way_back(cx).await,
-            Step::TakeGeneration => take_generation(cx).await,
+            Step::TakeGeneration => {
+                changeover::take_generation(cx, &both(cx).await?.target, |p| &mut p.generation)
+                    .await
+            }
             Step::CopyCertificates => place::copy_certificates(&both(cx).await?, cx).await,
             Step::StartInstance => place::start_instance(&both(cx).await?.target, cx).await,
             Step::CopyFiles => files::copy(cx, &both(cx).await?).await,
@@ -151,37 +154,23 @@ async fn both(cx: &Cx<'_, MoveSiteBack>) -> Result<Sides, StepError> {
     let missing = || StepError::fail("the operation did not note its two places");
     let source = Side::get(cx.world, cx.progress.source.ok_or_else(missing)?).await?;
     let target = Side::get(cx.world, cx.progress.target.ok_or_else(missing)?).await?;
-    Ok(Sides { source, target, pace: Pace::Gentle })
+    Ok(Sides { source, target, pace: Pace::Gentle, content: Content::Follows })
 }
 
 async fn find_way_back(cx: &mut Cx<'_, MoveSiteBack>) -> StepResult {
     let mut connection = cx.world.db.pool.acquire().await?;
     let following = placements::following(&mut connection, cx.site).await?;
-    let (target, _) = following.ok_or_else(|| {
+    let kept = following.filter(|kept| kept.follows).ok_or_else(|| {
         StepError::fail("there is no way back: the site was not moved, or it was too long ago")
     })?;
     let source = Side::current(cx.world, cx.site).await?;
-    let target = Side::of(cx.world, target).await?;
-    let sides = Sides { source, target, pace: Pace::Gentle };
+    let target = Side::of(cx.world, kept.placement).await?;
+    let sides = Sides { source, target, pace: Pace::Gentle, content: Content::Follows };
     let problems = preflight::of_way_back(&sides).await?;
     if let Some(problem) = problems.first() {
         return Err(StepError::fail(problem));
     }
     cx.progress.source = Some(sides.source.placement.id);
     cx.progress.target = Some(sides.target.placement.id);
-    Ok(Flow::Done)
-}
-
-async fn take_generation(cx: &mut Cx<'_, MoveSiteBack>) -> StepResult {
-    let sides = both(cx).await?;
-    let mut tx = cx.begin().await?;
-    let generation = match cx.progress.generation {
-        Some(generation) => generation,
-        None => placements::next_generation(&mut tx, cx.site).await?,
-    };
-    cx.progress.generation = Some(generation);
-    cx.save_progress(&mut tx).await?;
-    placements::set_generation(&mut tx, sides.target.placement.id, generation).await?;
-    tx.commit().await?;
     Ok(Flow::Done)
 }

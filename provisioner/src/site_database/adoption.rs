@@ -11,10 +11,27 @@ use super::{
 
 const ACTION: &str = "make a restored database a site's own";
 
+/// What a restored database becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// The site itself: it serves, and may be read only as long as the login role may only read.
+    AsSite,
+    /// It stands by, to become the site.
+    StandingBy,
+}
+
+impl Adopted {
+    const fn state(self) -> &'static str {
+        match self {
+            Self::AsSite => "primary",
+            Self::StandingBy => "standby",
+        }
+    }
+}
+
 impl SiteDatabases {
     /// Hands what was restored into an empty database, without rights, to the roles of that database;
-    /// brings its schema up to ours; says whose it is. It may be read and not written as long as the
-    /// login role may only read. Run again it changes nothing. False when it was no site's at the
+    /// brings its schema up to ours; says whose it is. Run again it changes nothing. False when it was no site's at the
     /// moment that it is of.
     ///
     /// # Errors
@@ -23,9 +40,10 @@ impl SiteDatabases {
         &self,
         name: &SiteDatabaseName,
         authority: &Authority,
+        adopted: Adopted,
     ) -> Result<bool, SiteDatabaseError> {
         let mut connection = self.connect(Some(name)).await?;
-        let outcome = self.adopt_in(&mut connection, name, authority).await;
+        let outcome = self.adopt_in(&mut connection, name, authority, adopted).await;
         let _ = connection.close().await;
         outcome
     }
@@ -35,6 +53,7 @@ impl SiteDatabases {
         connection: &mut PgConnection,
         name: &SiteDatabaseName,
         authority: &Authority,
+        adopted: Adopted,
     ) -> Result<bool, SiteDatabaseError> {
         let owner = name.owner();
         self.tell(connection, format!("set role {owner}")).await?;
@@ -67,12 +86,14 @@ impl SiteDatabases {
                 .await?;
             let claimed = sqlx::query(
                 "update platform.site_authority set site_id = $1, generation = $2, cluster = $3,
-                     state = 'primary', moving_to = null, open_lsn = null",
+                     state = $4::text::platform.authority_state, moving_to = null,
+                     open_lsn = null",
             )
             .persistent(false)
             .bind(authority.site_id)
             .bind(authority.generation)
             .bind(&authority.cluster)
+            .bind(adopted.state())
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;

@@ -52,7 +52,9 @@ pub enum Opened {
 const PATIENCE_FOR_WRITERS: Duration = Duration::from_millis(1000);
 /// How long an answer may take beside the time that the server may take: then it is taken for lost,
 /// since people wait.
-const ANSWER: Duration = Duration::from_secs(3);
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
+/// How long a look at what is there may take.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Our own code for a marker that has not arrived in time.
 const NOT_ARRIVED: &str = "TM002";
 /// Longer than a transaction of an instance can take between a file's row and its commit.
@@ -158,7 +160,11 @@ impl Switch {
 
     /// Several transactions in one round trip, which the server works on for `at_most`. After an error
     /// the session is outside of any, or is not used again.
-    async fn ask(&mut self, sql: String, at_most: Duration) -> Result<Vec<PgRow>, sqlx::Error> {
+    pub(super) async fn ask(
+        &mut self,
+        sql: String,
+        at_most: Duration,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         let lost = |text| sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text));
         let Some(mut connection) = self.connection.take() else {
             return Err(lost("an earlier answer was lost"));
@@ -175,6 +181,16 @@ impl Switch {
         }
         self.connection = Some(connection);
         outcome
+    }
+
+    /// The cluster.
+    pub(super) const fn databases(&self) -> &SiteDatabases {
+        &self.databases
+    }
+
+    /// The session, if no answer was lost.
+    pub(super) fn session(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.connection.as_mut().ok_or_else(|| sqlx::Error::Io(io::ErrorKind::NotConnected.into()))
     }
 
     /// Ends the session.

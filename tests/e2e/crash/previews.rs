@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use control_types::{
-    OperationId, SiteId, Slug,
+    OperationId, SiteId,
     state::{OperationKind, OperationState},
 };
 use provisioner::{
     control_db::{clusters, object_stores, restore_orders, sites},
-    operations::create_preview::CreatePreviewParams,
+    operations::{create_preview::CreatePreviewParams, restoring::Past},
     site_database::SiteDatabaseName,
 };
 use provisioner_api::restores::{RestoreOrder, RestoreProgress};
@@ -31,10 +31,10 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
 pub async fn every_step(stack: &Arc<Stack>) -> Result<()> {
     let bench = Bench::start(stack, "crash_previews").await?;
     let made = bench.create(0, &Scenario::plain("the site")).await?;
-    let (site, slug) = made.context("the site was not made")?;
-    let params = bench.params(site, &slug).await?;
+    let (site, _) = made.context("the site was not made")?;
+    let params = bench.params(site).await?;
     let control = bench.world.db.pool.clone();
-    let carrier = Carrier { stack: Arc::clone(stack), control, cluster: params.cluster };
+    let carrier = Carrier { stack: Arc::clone(stack), control, cluster: params.past.cluster };
     let carrying = tokio::spawn(carrier.run());
     for (number, scenario) in few_scenarios(OperationKind::CreatePreview).iter().enumerate() {
         let outcome = bench.preview(number, &params, scenario).await;
@@ -45,22 +45,22 @@ pub async fn every_step(stack: &Arc<Stack>) -> Result<()> {
 }
 
 impl Bench {
-    async fn params(&self, site: SiteId, slug: &Slug) -> Result<CreatePreviewParams> {
+    async fn params(&self, site: SiteId) -> Result<CreatePreviewParams> {
         let pool = &self.world.db.pool;
         let clusters = clusters::list(pool).await?;
         let cluster = clusters.first().context("no cluster")?;
         let stores = object_stores::list(pool).await?;
         let shown = sites::get(pool, site).await?.context("no site")?;
-        Ok(CreatePreviewParams {
+        let past = Past {
             of: site,
-            of_slug: slug.to_string(),
             moment: OffsetDateTime::now_utc(),
             region: REGION.to_owned(),
             cluster: cluster.id,
             cluster_name: cluster.name.clone(),
             database: shown.placement.context("no placement")?.database.parse()?,
             object_store: stores.first().context("no object store")?.id,
-        })
+        };
+        Ok(CreatePreviewParams { past })
     }
 
     async fn preview(

@@ -5,7 +5,7 @@ use reqwest::Method;
 use super::{Client, Result, segment};
 use crate::{
     previews::{AcceptedPreview, Comparison, CreatePreview, Preview},
-    sites::DryRun,
+    sites::{Accepted, ChangeMove, DryRun},
 };
 
 impl Client {
@@ -57,5 +57,54 @@ impl Client {
     /// As every call: see [`ClientError`](super::ClientError).
     pub async fn compare_preview(&self, preview: &str, list: u32) -> Result<Comparison> {
         self.get(&format!("/v1/previews/{}/comparison?list={list}", segment(preview))).await
+    }
+
+    /// Makes a site what its preview shows. The same key again is the same request.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn promote_preview(
+        &self,
+        preview: &str,
+        change: &ChangeMove,
+        idempotency_key: &str,
+    ) -> Result<Accepted> {
+        let path = format!("/v1/previews/{}/promote", segment(preview));
+        let request = self.request(Method::POST, &path).header("idempotency-key", idempotency_key);
+        self.answer(request.json(change)).await
+    }
+
+    /// What that would do.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn plan_promote_preview(&self, preview: &str) -> Result<DryRun> {
+        let change = ChangeMove { dry_run: true, ..ChangeMove::default() };
+        let path = format!("/v1/previews/{}/promote", segment(preview));
+        self.send(Method::POST, &path, &change).await
+    }
+
+    /// Makes a site again what it was before it was put back to an earlier moment.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn undo_restore(
+        &self,
+        site: &str,
+        change: &ChangeMove,
+        idempotency_key: &str,
+    ) -> Result<Accepted> {
+        let path = format!("/v1/sites/{}/undo-restore", segment(site));
+        let request = self.request(Method::POST, &path).header("idempotency-key", idempotency_key);
+        self.answer(request.json(change)).await
+    }
+
+    /// What that would do.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`](super::ClientError).
+    pub async fn plan_undo_restore(&self, site: &str) -> Result<DryRun> {
+        let change = ChangeMove { dry_run: true, ..ChangeMove::default() };
+        self.send(Method::POST, &format!("/v1/sites/{}/undo-restore", segment(site)), &change).await
     }
 }

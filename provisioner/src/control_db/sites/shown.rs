@@ -71,6 +71,7 @@ struct SiteRow {
     back_region: Option<String>,
     back_cluster: Option<String>,
     back_until: Option<OffsetDateTime>,
+    back_follows: Option<bool>,
     preview_of: Option<SiteId>,
     domains: Json<Vec<DomainRow>>,
 }
@@ -96,7 +97,7 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                 where router.region = placement.region order by router.name limit 1)
                    as https_address,
                back.region as "back_region?", back.cluster as "back_cluster?",
-               back.until as "back_until?",
+               back.until as "back_until?", back.follows as "back_follows?",
                (select preview.of_site_id from preview where preview.site_id = site.id)
                    as "preview_of: SiteId",
                coalesce((select jsonb_agg(jsonb_build_object(
@@ -117,7 +118,8 @@ async fn select(pool: &PgPool, id: Option<SiteId>) -> Result<Vec<Site>, sqlx::Er
                select * from instance where instance.placement_id = placement.id
                order by instance.created_at desc limit 1) instance on true
            left join lateral (
-               select place.region, cluster.name as cluster, place.follows_until as until
+               select place.region, cluster.name as cluster, place.follows_until as until,
+                   place.follows
                from placement place join cluster on cluster.id = place.cluster_id
                where place.site_id = site.id and place.state = 'following'
                order by place.generation desc limit 1) back on true
@@ -160,8 +162,9 @@ impl SiteRow {
                 database: self.database.unwrap_or_default(),
                 prefix: self.prefix.unwrap_or_default(),
             }),
+            undo_restore_until: self.back_until.filter(|_| self.back_follows == Some(false)),
             way_back: match (self.back_region, self.back_cluster, self.back_until) {
-                (Some(region), Some(cluster), Some(until)) => {
+                (Some(region), Some(cluster), Some(until)) if self.back_follows == Some(true) => {
                     Some(WayBack { region, cluster, until })
                 }
                 _ => None,

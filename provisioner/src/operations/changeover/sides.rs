@@ -65,6 +65,15 @@ impl Side {
     }
 }
 
+/// How what is in the target comes there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// It follows the source: nothing is lost.
+    Follows,
+    /// It is the site as it was: what was written since stays in the source.
+    Past,
+}
+
 /// From where to where.
 pub struct Sides {
     /// Where the site is.
@@ -73,6 +82,8 @@ pub struct Sides {
     pub target: Side,
     /// How fast everything is copied and compared.
     pub pace: Pace,
+    /// How what is in the target comes there.
+    pub content: Content,
 }
 
 impl Sides {

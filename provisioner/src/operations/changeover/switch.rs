@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::{Noted, Sides, files};
+use super::{Content, Noted, Sides, files};
 use crate::{
     control_db::{holds, placements, sites},
     engine::{Cx, Kind, StepError},
@@ -214,6 +214,14 @@ async fn fence_and_open<K: Kind>(
     fenced.files.retain(|row| !settled.contains(&row.sha256));
     files::settle(cx, sides, &fenced.files).await?;
     parts.end("files");
+    if sides.content == Content::Past {
+        // What stands for the stream: nothing arrives, so the marker is brought. The target keeps its own
+        // numbers.
+        let revocations = fence.revocations().await?;
+        open.bring(attempt, &fenced.fence_lsn, &revocations).await?;
+        fenced.sequences.clear();
+        parts.end("revocations");
+    }
     let opened = open.open(attempt, &fenced.sequences, ARRIVAL).await?;
     parts.end("open");
     Ok(match opened {
@@ -297,7 +305,8 @@ async fn hand_over<K: Kind>(
 async fn send_on<K: Kind>(cx: &Cx<'_, K>, sides: &Sides) -> Result<(), StepError> {
     let (source, target) = (&sides.source.placement, &sides.target.placement);
     let mut tx = cx.begin().await?;
-    placements::hand_over(&mut tx, source.id, target.id, cx.operation).await?;
+    let follows = sides.content == Content::Follows;
+    placements::hand_over(&mut tx, source.id, target.id, cx.operation, follows).await?;
     holds::remove(&mut tx, cx.site).await?;
     tx.commit().await?;
     Ok(())

@@ -100,12 +100,16 @@ pub async fn look(
         ));
     }
     let mut connection = world.db.pool.acquire().await?;
-    if let Some((kept, until)) = placements::following(&mut connection, site).await? {
+    if let Some(kept) = placements::following(&mut connection, site).await? {
+        let (why, how) = match kept.follows {
+            true => ("for the way back", "move it back (`ta3lem site move-back`)"),
+            false => ("for undoing the restore", "undo that (`ta3lem site undo-restore`)"),
+        };
         findings.problem(format!(
-            "the site's place in {} is kept for the way back until {}: move it back \
-             (`ta3lem site move-back`), or settle the last move first (`ta3lem site settle`)",
-            kept.region,
-            minute(until)
+            "the site's place in {} is kept {why} until {}: {how}, or settle it first (`ta3lem site \
+             settle`)",
+            kept.placement.region,
+            minute(kept.until)
         ));
     }
     let source = Side::current(world, site).await?;
