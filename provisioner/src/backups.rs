@@ -11,7 +11,7 @@ use crate::{
         cluster_backups::{Known, Reach},
         placement_terms::Term,
     },
-    durations::roughly,
+    durations::{roughly, second},
 };
 
 /// How long a keeper may be silent. It reports every five seconds.
@@ -127,8 +127,9 @@ pub fn out_of_reach(
     match report.backups.iter().map(|backup| backup.finished_at).min() {
         None => Some(format!("there is no base backup of cluster {} yet", known.cluster)),
         Some(oldest) if moment < oldest => Some(format!(
-            "the first moment in the backups of cluster {} is {oldest}",
-            known.cluster
+            "the first moment in the backups of cluster {} is {}",
+            known.cluster,
+            second(oldest)
         )),
         Some(_) => None,
     }

@@ -33,6 +33,7 @@ use crate::{
         previews::{self, NewPreview, PreviewRow, Which},
         sites::{self as records_of_sites, NewSite},
     },
+    durations::second,
     http::{
         Api,
         auth::Actor,
@@ -211,11 +212,13 @@ async fn params_of(
 ) -> Result<CreatePreviewParams, Refusal> {
     let pool = &api.world.db.pool;
     let refuse = |why: String| {
-        let detail = format!("site {} cannot be shown as it was at {moment}: {why}", site.slug);
+        let at = second(moment);
+        let detail = format!("site {} cannot be shown as it was at {at}: {why}", site.slug);
         Refusal::conflict("out-of-reach", "That moment cannot be brought back", detail).field("at")
     };
     let term = placement_terms::at(pool, site.id, moment).await?;
-    let term = term.ok_or_else(|| refuse(format!("it is there since {} only", site.created_at)))?;
+    let term =
+        term.ok_or_else(|| refuse(format!("it is there since {} only", second(site.created_at))))?;
     let known = cluster_backups::known(pool, term.cluster).await?;
     let known = known.ok_or_else(|| refuse(format!("cluster {} is gone", term.cluster_name)))?;
     if let Some(why) = backups::out_of_reach(&known, &term, moment, now) {

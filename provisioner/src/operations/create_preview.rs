@@ -17,6 +17,7 @@ use super::{
     restoring::{self, Past},
 };
 use crate::{
+    durations::second,
     engine::{Cx, Flow, Kind, StepResult},
     site_database::{Adopted, Rights},
     site_storage::SitePrefix,
@@ -99,7 +100,10 @@ impl Kind for CreatePreview {
             Step::CreateRoles => "create its database roles, which may only read".to_owned(),
             Step::CreateDatabase => "create an empty database".to_owned(),
             Step::RestoreDatabase => {
-                format!("bring the site's database back as it was at {}", params.past.moment)
+                format!(
+                    "bring the site's database back as it was at {}",
+                    second(params.past.moment)
+                )
             }
             Step::AdoptDatabase => "give it to its roles".to_owned(),
             Step::CreateStorageKey => "create an S3 key that reads the site's files".to_owned(),

@@ -19,6 +19,7 @@ use crate::{
         placements::{self, Placement},
         places, sites,
     },
+    durations::second,
     engine::{Cx, Flow, Kind, StepError, StepResult},
     secrets::PlacementSecrets,
     site_database::{Adopted, Rights, SiteDatabaseName},
@@ -114,7 +115,7 @@ impl Kind for RestoreSite {
             Step::CreateRoles => "create the database roles, which may only read yet".to_owned(),
             Step::CreateDatabase => "create an empty database".to_owned(),
             Step::RestoreDatabase => {
-                format!("bring the site's database back as it was at {}", past.moment)
+                format!("bring the site's database back as it was at {}", second(past.moment))
             }
             Step::AdoptDatabase => "give it to its roles; it stands by".to_owned(),
             Step::CreateStorageKey => "create an S3 key for the site's files".to_owned(),

@@ -128,7 +128,7 @@ impl Ground {
     async fn settle(&self) -> Result<()> {
         self.stack.cli(&["site", "settle", &self.site.slug, "--yes"])?.ok()?;
         let said = self.stack.cli(&["site", "undo-restore", &self.site.slug])?;
-        ensure!(said.code != 0 && said.stderr.contains("nothing to undo"), "{said:?}");
+        ensure!(said.code != 0 && said.stderr.contains("was not put back"), "{said:?}");
         Ok(())
     }
 }
