@@ -75,3 +75,30 @@ create table preview (
     check (site_id <> of_site_id)
 );
 create index preview_by_site on preview (of_site_id, created_at);
+
+-- What a preview holds is the data of the site that it shows: the list of its regions cannot be narrowed
+-- while a preview lies outside it either (see V4).
+create or replace function refuse_narrowing_regions() returns trigger
+language plpgsql as $$
+declare
+    outside text;
+begin
+    select region into outside from (
+        select region from placement where site_id = new.id and state <> 'retired'
+        union all
+        select region from certificate where site_id = new.id
+        union all
+        select placement.region from preview
+        join placement on placement.site_id = preview.site_id
+        where preview.of_site_id = new.id and placement.state <> 'retired'
+    ) used where not region = any (new.allowed_regions) limit 1;
+    if outside is not null then
+        raise exception using
+            errcode = 'check_violation',
+            constraint = 'site_allowed_regions',
+            table = 'site',
+            message = format('site %s still has data in region %s', new.id, outside);
+    end if;
+    return new;
+end
+$$;

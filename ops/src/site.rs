@@ -56,6 +56,8 @@ pub enum SiteCommand {
     Restore(restore::RestoreArgs),
     /// Delete a site after a grace period
     Delete(delete::DeleteArgs),
+    /// Bring a site back that is being deleted, within its grace period
+    Undelete(SiteArgs),
 }
 
 /// Which site.
@@ -108,6 +110,7 @@ pub async fn run(
         SiteCommand::Records(args) => relocate::records(args, connection, output).await,
         SiteCommand::Restore(args) => restore::run(args, connection, output).await,
         SiteCommand::Delete(args) => delete::run(args, connection, output).await,
+        SiteCommand::Undelete(args) => delete::undo(args, connection, output).await,
     }
 }
 

@@ -266,8 +266,8 @@ fn deleting_asks_or_is_told_and_returns_when_the_grace_period_begins() {
     check(&said, 2, &[], &["needs a confirmation", "add --yes"]);
     assert!(provisioner.script().deletes.is_empty());
     let said = run(on(&provisioner, &["site", "delete", "acme", "--yes", "--grace", "7d"]));
-    let back = format!("Bring it back: ta3lem operation cancel {OPERATION}");
-    check(&said, 0, &["acme is closed; its data is dropped at 2099-01-01"], &[&back]);
+    let back = "Bring it back: ta3lem site undelete acme";
+    check(&said, 0, &["acme is closed; its data is dropped at 2099-01-01"], &[back]);
     assert_eq!(provisioner.script().deletes[0].grace_period_secs, Some(604_800));
     let said = run(on(&provisioner, &["operation", "cancel", "0192f0c1-2c3d"]));
     check(&said, 0, &["deletion of acme: cancelled"], &["undone"]);

@@ -12,6 +12,7 @@
 //!                                                    long dump and restore would take
 //! cargo bench -p tests --bench moves -- size 10      with 10 GB instead of 1
 //! cargo bench -p tests --bench moves -- neighbour    what a copy does to another site's requests
+//! cargo bench -p tests --bench moves -- restore      sites put back, on a cluster with 50 others
 //! ```
 
 mod moves {
@@ -19,6 +20,7 @@ mod moves {
     pub mod figures;
     pub mod ledger;
     pub mod platform;
+    pub mod restores;
 }
 
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ use moves::{
     figures::{line, median, p99},
     ledger,
     platform::{Moved, Platform},
+    restores,
 };
 use provisioner::operations::move_site::Pace;
 use tests::way::Way;
@@ -48,6 +51,8 @@ const SMALL: u64 = 35_000_000;
 const BIG: u64 = 1_000_000_000;
 /// Moves of each of them.
 const OF_EACH_SIZE: usize = 5;
+/// Other sites on the cluster of a site that is put back.
+const OTHERS: u64 = 50;
 /// Copies next to a neighbour.
 const NEIGHBOURS_COPIES: u64 = 3;
 /// Without a copy, before each of them.
@@ -64,6 +69,7 @@ fn main() -> Result<()> {
             "load" => people = MANY,
             "size" => kind = "size",
             "neighbour" => kind = "neighbour",
+            "restore" => kind = "restore",
             text => number = Some(text.parse().with_context(|| format!("'{text}' is nothing"))?),
         }
     }
@@ -83,6 +89,10 @@ fn main() -> Result<()> {
         }
         match kind {
             "size" => sizes(&platform, BIG * number.unwrap_or(1)).await,
+            "restore" => {
+                let sizes = [("small", SMALL), ("big", BIG)];
+                restores::measure(&platform, number.unwrap_or(OTHERS), &sizes).await
+            }
             "neighbour" => neighbour(&platform, number.unwrap_or(NEIGHBOURS_COPIES)).await,
             _ => there_and_back(&platform, number.unwrap_or(ROUNDS), people).await,
         }

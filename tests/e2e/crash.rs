@@ -9,6 +9,7 @@ mod hurdles;
 mod moves;
 mod nomad;
 mod previews;
+mod restores;
 mod routers;
 mod script;
 
@@ -17,3 +18,4 @@ pub use homes::{Homes, Servers, look_at_databases};
 pub use moves::every_step as every_step_of_moving;
 pub use nomad::{Ground, Nomad};
 pub use previews::every_step as every_step_of_previewing;
+pub use restores::every_step as every_step_of_restoring;

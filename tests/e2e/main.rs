@@ -84,6 +84,7 @@ const SHARED: &[(&str, Shared)] = shared![
     crash::every_step_of_creating_and_deleting,
     crash::every_step_of_moving,
     crash::every_step_of_previewing,
+    crash::every_step_of_restoring,
 ];
 
 const OWN: &[(&str, Own)] = own![

@@ -176,9 +176,12 @@ pub async fn a_deletion_is_cancelled(stack: &Stack) -> Result<()> {
     ensure!(api.site("regretted").await?.state == SiteState::Deleting);
     let closed = stack.visitor()?.open(&format!("{origin}/")).await?;
     ensure!(closed.status() == StatusCode::SERVICE_UNAVAILABLE, "{}", closed.status());
-    stack.cli(&["operation", "cancel", &id.to_string()])?.ok()?;
+    let said = stack.cli(&["site", "undelete", "regretted"])?.ok()?.stdout;
+    ensure!(said.contains("is active again"), "{said}");
     let operation = api.wait_for(id).await?;
     ensure!(operation.state == OperationState::Cancelled, "{}", operation.state);
+    let said = stack.cli(&["site", "undelete", "regretted"])?;
+    ensure!(said.code == 4 && said.stderr.contains("is not being deleted"), "{said:?}");
     ensure!(api.site("regretted").await?.state == SiteState::Active);
     let visitor = stack.visitor()?;
     for attempt in 0..250 {

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use clap::Args;
-use control_types::state::OperationState;
+use control_types::state::{OperationState, SiteState};
 use provisioner_api::{DeleteSite, Site, sites::Accepted};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Args)]
 #[command(after_help = "\
 The site closes at once. Its data is dropped when the grace period is over; until then
-`ta3lem operation cancel` brings it back as it was.
+`ta3lem site undelete` brings it back as it was.
 ")]
 pub struct DeleteArgs {
     #[command(flatten)]
@@ -103,6 +103,40 @@ pub async fn run(
     print_standing(&accepted, output)
 }
 
+/// Brings it back within its grace period.
+pub async fn undo(args: SiteArgs, connection: &Connection, output: &Output) -> Result<(), Failure> {
+    let site = get(&args.site.0, connection).await?;
+    let (slug, state) = (&site.slug, site.state);
+    let id = match (state, site.live_operation) {
+        (SiteState::Deleting, Some(id)) => id,
+        _ => {
+            let message = format!("site '{slug}' is {state}: it is not being deleted");
+            return Err(with_hint(
+                Failure::new(Code::Conflict, message),
+                slug.as_str(),
+                connection,
+            )
+            .await);
+        }
+    };
+    let asked =
+        connection.change(Again::NotSent, async |client| client.cancel_operation(id).await).await?;
+    output.say(&format!("Bringing {slug} back (operation {id})"));
+    let ended = progress::follow(connection, output, &asked, Until::End).await?;
+    if ended.state == OperationState::Succeeded {
+        let message = format!("it was too late: {slug} is deleted");
+        return Err(Failure::new(Code::Conflict, message));
+    }
+    if ended.state != OperationState::Cancelled {
+        return progress::verdict(&ended);
+    }
+    let site = get(slug.as_str(), connection).await?;
+    if output.json {
+        return output.document(&site);
+    }
+    output.print(&format!("{slug} is {} again, as it was", site.state))
+}
+
 /// Says how far it is, and what can still be done.
 fn print_standing(accepted: &Accepted, output: &Output) -> Result<(), Failure> {
     let Accepted { operation, site, .. } = accepted;
@@ -117,7 +151,7 @@ fn print_standing(accepted: &Accepted, output: &Output) -> Result<(), Failure> {
         }
         None => output.print(&format!("{slug} is being deleted by operation {id}"))?,
     }
-    output.say(&format!("Bring it back: ta3lem operation cancel {id}"));
+    output.say(&format!("Bring it back: ta3lem site undelete {slug}"));
     Ok(())
 }
 

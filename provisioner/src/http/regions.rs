@@ -49,7 +49,8 @@ pub async fn change(
     }
     if !records::set_regions(&mut tx, site.id, &regions).await? {
         let detail = format!(
-            "something of site '{}' is in {}: move it away, and settle the move, first",
+            "something of site '{}' is in {}: move it away, and settle the move, first; and remove \
+             previews of it that are there",
             site.slug,
             request.forbid.join(", ")
         );

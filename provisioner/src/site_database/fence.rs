@@ -16,6 +16,10 @@
 //! `platform.site_authority.moving_to` is `<generation> <region> <number>` while an attempt is armed, as
 //! `8 sg-singapore 12`, and `- - <number>` when the last one was given up.
 //!
+//! A target that holds the site as it was at some moment follows nobody: the marker that a stream would
+//! have brought is put there by hand, after what must not come back (`revocations.rs`). All else is the
+//! same, so the model holds for it too: its stream is one that always has arrived.
+//!
 //! What stops the writes is that the login role leaves the group that may write: Postgres asks at
 //! each statement, so sessions that are there write no more, and read on. What began to write before
 //! may still commit: hence the barrier.

@@ -132,7 +132,8 @@ impl Platform {
         Ok(())
     }
 
-    async fn ended(&self, operation: &Operation) -> Result<Operation> {
+    /// The operation when it has succeeded.
+    pub async fn ended(&self, operation: &Operation) -> Result<Operation> {
         let ended = self.api.wait_for(operation.id).await?;
         ensure!(
             ended.state == OperationState::Succeeded,

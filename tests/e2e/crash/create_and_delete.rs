@@ -95,7 +95,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn cluster(&self) -> Result<SiteDatabases> {
+    pub async fn cluster(&self) -> Result<SiteDatabases> {
         let rows = clusters::list(&self.world.db.pool).await?;
         Ok(self.world.clusters.get(rows.first().context("no cluster")?.id).await?)
     }

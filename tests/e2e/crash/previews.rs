@@ -17,6 +17,7 @@ use provisioner_api::restores::{RestoreOrder, RestoreProgress};
 use sqlx::PgPool;
 use tests::Stack;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{
@@ -32,10 +33,8 @@ pub async fn every_step(stack: &Arc<Stack>) -> Result<()> {
     let bench = Bench::start(stack, "crash_previews").await?;
     let made = bench.create(0, &Scenario::plain("the site")).await?;
     let (site, _) = made.context("the site was not made")?;
-    let params = bench.params(site).await?;
-    let control = bench.world.db.pool.clone();
-    let carrier = Carrier { stack: Arc::clone(stack), control, cluster: params.past.cluster };
-    let carrying = tokio::spawn(carrier.run());
+    let params = CreatePreviewParams { past: bench.past(site).await? };
+    let carrying = Carrier::begin(stack, &bench, params.past.cluster);
     for (number, scenario) in few_scenarios(OperationKind::CreatePreview).iter().enumerate() {
         let outcome = bench.preview(number, &params, scenario).await;
         outcome.with_context(|| scenario.name.clone())?;
@@ -45,13 +44,14 @@ pub async fn every_step(stack: &Arc<Stack>) -> Result<()> {
 }
 
 impl Bench {
-    async fn params(&self, site: SiteId) -> Result<CreatePreviewParams> {
+    /// The site as it is now.
+    pub async fn past(&self, site: SiteId) -> Result<Past> {
         let pool = &self.world.db.pool;
         let clusters = clusters::list(pool).await?;
         let cluster = clusters.first().context("no cluster")?;
         let stores = object_stores::list(pool).await?;
         let shown = sites::get(pool, site).await?.context("no site")?;
-        let past = Past {
+        Ok(Past {
             of: site,
             moment: OffsetDateTime::now_utc(),
             region: REGION.to_owned(),
@@ -59,8 +59,7 @@ impl Bench {
             cluster_name: cluster.name.clone(),
             database: shown.placement.context("no placement")?.database.parse()?,
             object_store: stores.first().context("no object store")?.id,
-        };
-        Ok(CreatePreviewParams { past })
+        })
     }
 
     async fn preview(
@@ -86,13 +85,19 @@ impl Bench {
 }
 
 /// Does what orders ask for.
-struct Carrier {
+pub struct Carrier {
     stack: Arc<Stack>,
     control: PgPool,
     cluster: Uuid,
 }
 
 impl Carrier {
+    /// Does it until it is stopped.
+    pub fn begin(stack: &Arc<Stack>, bench: &Bench, cluster: Uuid) -> JoinHandle<Result<()>> {
+        let control = bench.world.db.pool.clone();
+        tokio::spawn(Self { stack: Arc::clone(stack), control, cluster }.run())
+    }
+
     async fn run(self) -> Result<()> {
         loop {
             for order in restore_orders::of_cluster(&self.control, self.cluster).await? {

@@ -106,7 +106,8 @@ impl InfoBackup {
             label: self.label,
             kind,
             started_at: OffsetDateTime::from_unix_timestamp(self.timestamp.start)?,
-            finished_at: OffsetDateTime::from_unix_timestamp(self.timestamp.stop)?,
+            // It counts whole seconds, and restores no moment of the one in which a backup ended.
+            finished_at: OffsetDateTime::from_unix_timestamp(self.timestamp.stop + 1)?,
             bytes: self.info.size,
             stored_bytes: self.info.repository.delta,
         })

@@ -59,10 +59,9 @@ impl Pgbackrest {
     }
 }
 
-/// The newest backup that the moment is surely behind: they tell their times in whole seconds.
+/// The newest backup that the moment is behind.
 fn newest_before(backups: &[Backup], moment: OffsetDateTime) -> Result<&Backup, NoBackup> {
-    let ends_before =
-        |backup: &&Backup| backup.finished_at.unix_timestamp() < moment.unix_timestamp();
+    let ends_before = |backup: &&Backup| backup.finished_at <= moment;
     let found = backups.iter().filter(ends_before).max_by_key(|backup| backup.finished_at);
     let why = || match backups.iter().map(|backup| backup.finished_at).min() {
         Some(first) => {
@@ -124,12 +123,8 @@ mod tests {
         ];
         let label = |moment| newest_before(&backups, moment).map(|backup| backup.label.clone());
         assert_eq!(label(datetime!(2026-11-30 12:00 UTC)).expect("one"), "b");
-        assert_eq!(
-            label(datetime!(2026-11-30 11:00:00.9 UTC)).expect("one"),
-            "a",
-            "perhaps before"
-        );
-        assert_eq!(label(datetime!(2026-11-30 11:00:01 UTC)).expect("one"), "b");
+        assert_eq!(label(datetime!(2026-11-30 10:59:59.9 UTC)).expect("one"), "a");
+        assert_eq!(label(datetime!(2026-11-30 11:00:00 UTC)).expect("one"), "b");
         let error = label(datetime!(2026-11-30 09:59:59 UTC)).expect_err("too early").to_string();
         assert!(error.contains("complete at 2026-11-30 10:00:00"), "{error}");
         assert!(newest_before(&[], datetime!(2026-11-30 12:00 UTC)).is_err());
