@@ -65,6 +65,11 @@ pub async fn any_moment_beside_the_site() -> Result<()> {
     Ok(())
 }
 
+/// As it is typed.
+fn now() -> Result<String> {
+    Ok(OffsetDateTime::now_utc().format(&Rfc3339)?)
+}
+
 impl Ground {
     async fn start() -> Result<Self> {
         let start = Start { demo: true, ..Start::default() };
@@ -268,15 +273,15 @@ impl Ground {
         }
         let said = self.stack.cli(&["site", "restore", slug])?;
         ensure!(said.code == 2 && said.stderr.contains("--at"), "no moment: {said:?}");
-        let dry = ["site", "restore", slug, "--at", "1 second ago", "--dry-run"];
+        let dry = ["site", "restore", slug, "--at", &now()?, "--dry-run"];
         let said = self.stack.cli(&dry)?.ok()?.stdout;
         ensure!(said.contains("Nothing was changed"), "{said}");
         Ok(())
     }
 
-    /// A preview of a moment ago, on a cluster where nobody has written since; its time passes.
+    /// A preview of this moment, on a cluster where nobody writes; its time passes.
     async fn goes_by_itself(&self) -> Result<()> {
-        let preview = self.restore(&["--at", "1 second ago"]).await?;
+        let preview = self.restore(&["--at", &now()?]).await?;
         let mut control = PgConnection::connect(&self.stack.control_database_url()?).await?;
         control.execute("update preview set expires_at = now()").await?;
         let began = Instant::now();
@@ -300,7 +305,7 @@ impl Ground {
     /// Begins to make a preview. The operation's id.
     async fn begin(&self) -> Result<String> {
         let slug = self.site.slug.as_str();
-        let arguments = ["site", "restore", slug, "--at", "1 second ago", "--no-wait", "--json"];
+        let arguments = ["site", "restore", slug, "--at", &now()?, "--no-wait", "--json"];
         let said = self.stack.cli(&arguments)?.ok()?;
         let accepted: AcceptedPreview = serde_json::from_str(&said.stdout)?;
         Ok(accepted.operation.id.to_string())

@@ -44,8 +44,10 @@ pub async fn every_step(stack: &Arc<Stack>) -> Result<()> {
     let carrying = Carrier::begin(stack, &bench, past.cluster);
     let mut undos = few_scenarios(OperationKind::UndoRestore);
     for scenario in few_scenarios(OperationKind::RestoreSite) {
-        let restored = bench.change(stack, OperationKind::RestoreSite, site, &scenario).await?;
-        while restored {
+        if !bench.change(stack, OperationKind::RestoreSite, site, &scenario).await? {
+            continue;
+        }
+        loop {
             let undo = undos.pop();
             let undo = undo.unwrap_or_else(|| Scenario::plain("undo_restore/plain"));
             if bench.change(stack, OperationKind::UndoRestore, site, &undo).await? {
