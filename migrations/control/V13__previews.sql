@@ -72,9 +72,30 @@ create table preview (
     created_by text not null,
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
+    -- It proves that the site can be put back, and is for nobody to look at.
+    is_proof boolean not null default false,
     check (site_id <> of_site_id)
 );
 create index preview_by_site on preview (of_site_id, created_at);
+
+-- Whether a site can be put back: tried again and again.
+create table restore_proof (
+    site_id uuid primary key references site (id),
+    -- The last try, and what was wrong with it; null: nothing.
+    tried_at timestamptz not null,
+    problem text,
+    -- The last try with which nothing was wrong: how long it took from the order to an open site, how
+    -- old the oldest write was that was in no backup, and what was in it.
+    proved_at timestamptz,
+    took_ms bigint,
+    at_risk_secs bigint,
+    accounts bigint,
+    courses bigint,
+    files bigint,
+    check (proved_at is null
+           or num_nulls(took_ms, at_risk_secs, accounts, courses, files) = 0),
+    check (problem is not null or proved_at = tried_at)
+);
 
 -- What a preview holds is the data of the site that it shows: the list of its regions cannot be narrowed
 -- while a preview lies outside it either (see V4).

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use control_types::state::{DomainState, InstanceObserved, SiteState};
 use provisioner_api::{
     Site,
+    backups::RestoreProof,
     sites::{ChangeSite, DryRun},
 };
 use time::OffsetDateTime;
@@ -202,6 +203,9 @@ async fn show(name: &str, connection: &Connection, output: &Output) -> Result<()
 /// Where it is, and where it can return to.
 fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
     let mut fields = Vec::new();
+    if let Some(of) = site.preview_of {
+        fields.push(("Preview of", of.to_string().into()));
+    }
     if let Some(placement) = &site.placement {
         fields.extend([
             ("Region", Cell::from(placement.region.as_str())),
@@ -215,6 +219,7 @@ fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
         let until = when::relative(window.until, now);
         fields.push(("Restorable", format!("any moment since {from}, until {until}").into()));
         fields.push(("At risk", format!("writes of the last {} s", window.at_risk_secs).into()));
+        fields.push(("Proved", proved(window.proof.as_ref(), now)));
     }
     if let Some(until) = site.undo_restore_until {
         let until = when::both(until, now);
@@ -227,6 +232,19 @@ fn places(site: &Site, now: OffsetDateTime) -> Vec<(&'static str, Cell)> {
         fields.push(("Way back", place.into()));
     }
     fields
+}
+
+/// Whether it was tried to put the site back.
+fn proved(proof: Option<&RestoreProof>, now: OffsetDateTime) -> Cell {
+    let Some(proof) = proof else { return Cell::toned("not tried yet", Tone::Faint) };
+    let tried = when::relative(proof.tried_at, now);
+    match (&proof.problem, proof.took_ms) {
+        (Some(problem), _) => Cell::toned(format!("failed {tried}: {problem}"), Tone::Bad),
+        (None, took) => {
+            let took = when::took(std::time::Duration::from_millis(took.unwrap_or_default()));
+            Cell::toned(format!("put back and looked at {tried}, in {took}"), Tone::Good)
+        }
+    }
 }
 
 async fn suspend(

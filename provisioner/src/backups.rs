@@ -79,6 +79,10 @@ fn problem(known: &Known, now: OffsetDateTime) -> Option<String> {
     if let Some(risk) = at_risk(known, now).filter(|risk| *risk > AT_RISK) {
         problems.push(format!("what was written in the last {} is in no backup", roughly(risk)));
     }
+    if let Some(first) = known.unproved.first() {
+        let all = known.unproved.len();
+        problems.push(format!("no proof that sites can be put back: {all}, among them {first}"));
+    }
     (!problems.is_empty()).then(|| problems.join("; "))
 }
 
@@ -91,7 +95,7 @@ pub fn restore_window(known: &Known, reach: &Reach, now: OffsetDateTime) -> Opti
     let until = report.recoverable_until?;
     let from = oldest.max(reach.since).max(planned);
     let at_risk_secs = at_risk(known, now)?.as_secs();
-    (from <= until).then_some(RestoreWindow { from, until, at_risk_secs })
+    (from <= until).then_some(RestoreWindow { from, until, at_risk_secs, proof: None })
 }
 
 /// Why a moment of a site cannot be brought back, in words; `known` are the backups of the cluster where
@@ -180,6 +184,7 @@ mod tests {
             object_store: Some("jakarta-files".to_owned()),
             last_error: None,
             report: Some((NOW, report)),
+            unproved: vec![],
         }
     }
 
@@ -199,6 +204,10 @@ mod tests {
         assert!(problem(&silent, NOW).expect("wrong").contains("not reported yet"));
         let unprepared = Known { last_error: Some("down".to_owned()), ..silent };
         assert_eq!(problem(&unprepared, NOW).as_deref(), Some("down"));
+        let unproved =
+            Known { unproved: vec!["acme: why".to_owned(), "b".to_owned()], ..self::known() };
+        let said = problem(&unproved, NOW).expect("wrong");
+        assert!(said.contains("put back: 2, among them acme: why"), "{said}");
         let wrong = [
             ("nothing for 10 min", with(|at, _| *at -= secs(600))),
             ("no base backup", with(|_, report| report.backups.clear())),

@@ -28,6 +28,7 @@ pub mod placements;
 pub mod places;
 pub mod previews;
 pub mod restore_orders;
+pub mod restore_proofs;
 pub mod route_changes;
 pub mod site_records;
 pub mod sites;

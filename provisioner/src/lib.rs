@@ -10,6 +10,8 @@ pub mod operations;
 pub mod reconcilers;
 pub mod instances;
 pub mod backups;
+pub mod previews;
+pub mod proofs;
 pub mod site_database;
 pub mod site_storage;
 pub mod certificate_authority;

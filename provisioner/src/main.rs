@@ -24,7 +24,7 @@ use provisioner::{
         clusters::ClusterReconciler,
         domains::Domains,
         instances::{self, Instances},
-        placements, previews,
+        placements, previews, proofs,
     },
     secrets::Keys,
     site_database::Clusters,
@@ -52,6 +52,8 @@ const DOMAINS: Duration = Duration::from_secs(5);
 const BACKUPS: Duration = Duration::from_secs(10);
 /// How often it is looked whether an old place of a site has had its time.
 const PLACEMENTS: Duration = Duration::from_secs(60);
+/// How often it is looked whether a site is to be put back to prove that it can be.
+const PROOFS: Duration = Duration::from_secs(10);
 /// How often previews are looked at whose time is over.
 const PREVIEWS: Duration = Duration::from_secs(10);
 /// How often the feed of the routers is shortened.
@@ -207,6 +209,7 @@ impl Running {
         let domain_checks = Arc::clone(&domains);
         let (world, engine) = (Arc::clone(&self.world), Arc::clone(&self.engine));
         let backed_up = Arc::clone(&self.world);
+        let (proved, proving) = (Arc::clone(&self.world), Arc::clone(&self.engine));
         let (shown, deleting) = (Arc::clone(&self.world), Arc::clone(&self.engine));
         Arc::new([
             Arc::clone(&self.instances).spawn(every(instances::PERIOD)),
@@ -233,6 +236,10 @@ impl Running {
             reconcilers::spawn("previews", every(PREVIEWS), move || {
                 let (world, engine) = (Arc::clone(&shown), Arc::clone(&deleting));
                 async move { previews::run_once(&world, &engine).await }
+            }),
+            reconcilers::spawn("proofs", every(PROOFS), move || {
+                let (world, engine) = (Arc::clone(&proved), Arc::clone(&proving));
+                async move { proofs::run_once(&world, &engine).await }
             }),
             reconcilers::spawn("backups", every(BACKUPS), move || {
                 let world = Arc::clone(&backed_up);

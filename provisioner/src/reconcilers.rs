@@ -22,6 +22,7 @@ pub mod domains;
 pub mod instances;
 pub mod placements;
 pub mod previews;
+pub mod proofs;
 
 /// The pause after a failed run, doubled with every further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);

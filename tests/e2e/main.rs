@@ -27,6 +27,7 @@ mod moves;
 mod other_region;
 mod places_down;
 mod previews;
+mod proofs;
 mod public;
 mod refusals;
 mod secrets;
@@ -100,6 +101,7 @@ const OWN: &[(&str, Own)] = own![
     disturbed_moves::whatever_happens_in_the_middle,
     places_down::the_part_that_is_down_is_named,
     previews::any_moment_beside_the_site,
+    proofs::what_is_broken_is_found,
     up_and_down::comes_up_again_and_leaves_nothing_behind,
 ];
 

@@ -138,4 +138,24 @@ pub struct RestoreWindow {
     pub until: OffsetDateTime,
     /// What would be lost if the site's cluster were lost now, in seconds.
     pub at_risk_secs: u64,
+    /// Whether it was tried; none before the first try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<RestoreProof>,
+}
+
+/// Whether a site could be put back when it was tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreProof {
+    /// The last try.
+    #[serde(with = "time::serde::rfc3339")]
+    pub tried_at: OffsetDateTime,
+    /// What was wrong then, if anything was.
+    pub problem: Option<String>,
+    /// The last try with which nothing was wrong.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub proved_at: Option<OffsetDateTime>,
+    /// How long that took from the order to an open site, in milliseconds.
+    pub took_ms: Option<u64>,
+    /// The age of the oldest write that was in no backup then, in seconds.
+    pub at_risk_secs: Option<u64>,
 }

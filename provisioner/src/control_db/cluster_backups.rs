@@ -212,6 +212,8 @@ pub struct Known {
     pub last_error: Option<String>,
     /// What the keeper said last, and when.
     pub report: Option<(OffsetDateTime, KeeperReport)>,
+    /// Sites of which it is not proved that they can be put back, with why, if it was tried.
+    pub unproved: Vec<String>,
 }
 
 struct KnownRow {
@@ -221,6 +223,7 @@ struct KnownRow {
     last_error: Option<String>,
     reported_at: Option<OffsetDateTime>,
     report: Option<Json<KeeperReport>>,
+    unproved: Vec<String>,
 }
 
 impl KnownRow {
@@ -231,6 +234,7 @@ impl KnownRow {
             object_store: self.object_store,
             last_error: self.last_error,
             report: self.reported_at.zip(self.report.map(|report| report.0)),
+            unproved: self.unproved,
         }
     }
 }
@@ -256,7 +260,18 @@ async fn select(control: &PgPool, cluster: Option<Uuid>) -> Result<Vec<Known>, s
         KnownRow,
         r#"select cluster.name as cluster, cluster.region, object_store.name as "object_store?",
                   backup.last_error as "last_error?", backup.reported_at as "reported_at?",
-                  backup.report as "report?: Json<KeeperReport>"
+                  backup.report as "report?: Json<KeeperReport>",
+                  -- Each has its turn within seven days.
+                  (select coalesce(array_agg(site.slug || coalesce(': ' || proof.problem, '')
+                                             order by site.slug), '{}')
+                   from placement
+                   join site on site.id = placement.site_id and site.state = 'active'
+                   left join restore_proof proof on proof.site_id = site.id
+                   where placement.cluster_id = cluster.id and placement.state = 'current'
+                       and not exists (select from preview where preview.site_id = site.id)
+                       and (proof.problem is not null
+                            or coalesce(proof.proved_at, site.created_at)
+                                < now() - interval '8 days')) as "unproved!"
            from cluster
            left join cluster_backup backup on backup.cluster_id = cluster.id
            left join object_store on object_store.id = backup.object_store_id
@@ -273,7 +288,7 @@ async fn select(control: &PgPool, cluster: Option<Uuid>) -> Result<Vec<Known>, s
 pub struct Reach {
     /// The cluster.
     pub cluster: Uuid,
-    /// Since when it is there.
+    /// Since when all places where it was are kept.
     pub since: OffsetDateTime,
     /// As its plan says.
     pub window_secs: i32,
@@ -286,12 +301,18 @@ pub struct Reach {
 pub async fn reach(control: &PgPool, site: SiteId) -> Result<Option<Reach>, sqlx::Error> {
     sqlx::query_as!(
         Reach,
-        "select placement.cluster_id as cluster, placement.created_at as since,
-             plan.restore_window_secs as window_secs
-         from placement
-         join site on site.id = placement.site_id
-         join plan on plan.name = site.plan
-         where placement.site_id = $1 and placement.state = 'current'",
+        r#"select placement.cluster_id as cluster,
+               -- Since it is where something of it is kept still.
+               (select min(term.began_at) from placement_term term
+                where term.site_id = site.id and not exists (
+                    select from placement_term lost join placement gone on gone.id = lost.placement_id
+                    where lost.site_id = site.id and gone.state = 'retired'
+                        and lost.began_at >= term.began_at)) as "since!",
+               plan.restore_window_secs as window_secs
+           from placement
+           join site on site.id = placement.site_id
+           join plan on plan.name = site.plan
+           where placement.site_id = $1 and placement.state = 'current'"#,
         site.0
     )
     .fetch_optional(control)

@@ -22,6 +22,8 @@ pub struct NewPreview<'a> {
     pub created_by: &'a str,
     /// When it goes.
     pub expires_at: OffsetDateTime,
+    /// It proves that the site can be put back.
+    pub is_proof: bool,
 }
 
 /// Stores a preview.
@@ -34,8 +36,8 @@ pub async fn insert(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "insert into preview (site_id, of_site_id, moment, region, sealed_key, key_hash, created_by,
-                              expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+                              expires_at, is_proof)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         preview.site.0,
         preview.of.0,
         preview.moment,
@@ -44,6 +46,7 @@ pub async fn insert(
         preview.key_hash,
         preview.created_by,
         preview.expires_at,
+        preview.is_proof,
     )
     .execute(connection)
     .await?;
@@ -80,7 +83,7 @@ pub struct PreviewRow {
     pub expires_at: OffsetDateTime,
 }
 
-/// Which previews.
+/// Which previews. Those that only prove something are in no list.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
     /// All that are there.
@@ -116,13 +119,24 @@ pub async fn list(control: &PgPool, which: Which) -> Result<Vec<PreviewRow>, sql
            join site on site.id = preview.site_id
            join site original on original.id = preview.of_site_id
            where case when $2::uuid is not null then preview.site_id = $2
-               else site.state <> 'deleted' and ($1::uuid is null or preview.of_site_id = $1) end
+               else site.state <> 'deleted' and not is_proof and ($1::uuid is null or preview.of_site_id = $1) end
            order by preview.created_at desc"#,
         of,
         itself,
     )
     .fetch_all(control)
     .await
+}
+
+/// Lets a preview go now.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn expire(control: &PgPool, preview: SiteId) -> Result<(), sqlx::Error> {
+    sqlx::query!("update preview set expires_at = now() where site_id = $1", preview.0)
+        .execute(control)
+        .await?;
+    Ok(())
 }
 
 /// Previews that shall go: their time is over, or what they show was deleted, or their files went with

@@ -85,6 +85,7 @@ use utoipa::{
         backups::BackupKind,
         backups::ClusterBackups,
         backups::RestoreWindow,
+        backups::RestoreProof,
         restores::RestoreOrder,
         restores::RestoreProgress,
         previews::CreatePreview,

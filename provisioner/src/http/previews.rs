@@ -11,45 +11,32 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use control_types::{
-    Hostname, OperationId, SiteId, Slug,
-    state::{DomainKind, OperationKind},
-};
+use control_types::{Hostname, OperationId, state::OperationKind};
 use provisioner_api::{
     Site,
     previews::{AcceptedPreview, CreatePreview, Preview},
     sites::DryRun,
 };
-use serde_json::json;
-use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    backups,
     control_db::{
-        cluster_backups, domains,
-        operations::{self as records, NewOperation},
-        placement_terms, places,
-        previews::{self, NewPreview, PreviewRow, Which},
-        sites::{self as records_of_sites, NewSite},
+        operations as records, places,
+        previews::{self, PreviewRow, Which},
     },
-    durations::second,
     http::{
         Api,
         auth::Actor,
         refusal::Refusal,
-        sites::{
-            accepted, find, idempotency_key, insert_operation, refuse_preview, same_request,
-            to_json,
-        },
+        sites::{accepted, find, idempotency_key, refuse_preview, same_request},
         validate::Body,
     },
     operations::{
         create_preview::{CreatePreview as Create, CreatePreviewParams},
         dry_run,
-        restoring::Past,
     },
-    secrets::{self, PreviewKey},
+    previews::{self as making, Wanted},
+    secrets::PreviewKey,
 };
 
 /// How long a preview is kept unless another time is asked for, in seconds.
@@ -131,35 +118,20 @@ pub async fn create(
     }
     let now = OffsetDateTime::now_utc();
     let moment = moment(&api, &site, &request).await?;
-    let params = params_of(&api, &site, moment, now).await?;
+    let past = making::past(&api.world, &site, moment, now).await?;
     if request.dry_run {
-        return plan(&api, &params).await;
+        return plan(&api, &CreatePreviewParams { past }).await;
     }
-    let operation = OperationId::generate();
-    let new = Making {
-        id: SiteId::generate(),
+    let wanted = Wanted {
         of: &site,
-        params: &params,
-        actor: &actor.0,
+        past,
         expires_at: now + Duration::seconds(keep_secs.into()),
-    };
-    let mut tx = api.world.db.pool.begin().await?;
-    insert(&api, &mut tx, &new).await?;
-    let recorded = NewOperation {
-        id: operation,
-        kind: OperationKind::CreatePreview,
-        site: new.id,
-        params: to_json(&params)?,
-        requested_by: &actor.0,
+        actor: &actor.0,
         reason: request.reason.as_deref(),
         idempotency_key: key,
+        is_proof: false,
     };
-    let detail = json!({
-        "of": site.id, "slug": site.slug, "moment": moment.unix_timestamp(),
-        "cluster": params.past.cluster_name,
-    });
-    insert_operation(&mut tx, &recorded, "preview.create", detail).await?;
-    tx.commit().await?;
+    let operation = making::make(&api.world, wanted).await?;
     api.engine.nudge();
     answer(&api, operation).await
 }
@@ -201,94 +173,4 @@ async fn moment(
         return Err(Refusal::invalid("before_operation", detail));
     }
     Ok(operation.created_at)
-}
-
-/// Where the site was at that moment, if it can be brought back from there.
-async fn params_of(
-    api: &Api,
-    site: &Site,
-    moment: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<CreatePreviewParams, Refusal> {
-    let pool = &api.world.db.pool;
-    let refuse = |why: String| {
-        let at = second(moment);
-        let detail = format!("site {} cannot be shown as it was at {at}: {why}", site.slug);
-        Refusal::conflict("out-of-reach", "That moment cannot be brought back", detail).field("at")
-    };
-    let term = placement_terms::at(pool, site.id, moment).await?;
-    let term =
-        term.ok_or_else(|| refuse(format!("it is there since {} only", second(site.created_at))))?;
-    let known = cluster_backups::known(pool, term.cluster).await?;
-    let known = known.ok_or_else(|| refuse(format!("cluster {} is gone", term.cluster_name)))?;
-    if let Some(why) = backups::out_of_reach(&known, &term, moment, now) {
-        return Err(refuse(why));
-    }
-    if !site.allowed_regions.contains(&term.region) {
-        let region = &term.region;
-        return Err(refuse(format!("it was in {region} then, where it may not be any more")));
-    }
-    let past = Past {
-        of: site.id,
-        moment,
-        region: term.region,
-        cluster: term.cluster,
-        cluster_name: term.cluster_name,
-        database: term.database.parse().map_err(|error| Refusal::internal(&error))?,
-        object_store: term.object_store,
-    };
-    Ok(CreatePreviewParams { past })
-}
-
-/// A preview that is about to be recorded.
-struct Making<'a> {
-    id: SiteId,
-    of: &'a Site,
-    params: &'a CreatePreviewParams,
-    actor: &'a str,
-    expires_at: OffsetDateTime,
-}
-
-async fn insert(api: &Api, connection: &mut PgConnection, new: &Making<'_>) -> Result<(), Refusal> {
-    let key = secrets::random_text().map_err(|error| Refusal::internal(&error))?;
-    let key_hash = secrets::token_hash(&key);
-    let region = &new.params.past.region;
-    let sealed_key = api.world.keys.seal(region, new.id.0, &PreviewKey(key));
-    let sealed_key = sealed_key.map_err(|error| Refusal::internal(&error))?;
-    let slug = slug(new.id)?;
-    let hostname = Hostname::on_platform(&slug, &api.world.platform_domain)
-        .map_err(|error| Refusal::internal(&error))?;
-    let site = NewSite {
-        id: new.id,
-        slug: &slug,
-        name: &new.of.name,
-        plan: &new.of.plan,
-        allowed_regions: &new.of.allowed_regions,
-        default_language: &new.of.default_language,
-    };
-    let inserted = records_of_sites::insert(connection, &site).await;
-    inserted.map_err(|error| Refusal::internal(&error))?;
-    let claimed = domains::claim(connection, new.id, &hostname, DomainKind::Platform, true).await;
-    claimed.map_err(|error| Refusal::internal(&error))?;
-    let preview = NewPreview {
-        site: new.id,
-        of: new.of.id,
-        moment: new.params.past.moment,
-        region,
-        sealed_key: &sealed_key,
-        key_hash: &key_hash,
-        created_by: new.actor,
-        expires_at: new.expires_at,
-    };
-    Ok(previews::insert(connection, &preview).await?)
-}
-
-/// Says nothing of the site that it shows.
-fn slug(id: SiteId) -> Result<Slug, Refusal> {
-    let digits = id.0.simple().to_string();
-    // The last ones: the first ones are the time.
-    let digits = &digits[digits.len() - 10..];
-    format!("{}{digits}", control_types::slug::PREVIEW)
-        .parse()
-        .map_err(|error| Refusal::internal(&error))
 }

@@ -10,7 +10,10 @@ use axum::{
 use provisioner_api::{Problem, problem};
 use tracing::error;
 
-use crate::{control_db::clusters::PlaceError, engine::worker::chain, site_database::is_lost};
+use crate::{
+    control_db::clusters::PlaceError, engine::worker::chain, previews::NotMade,
+    site_database::is_lost,
+};
 
 /// A request that is not granted.
 #[derive(Debug)]
@@ -99,6 +102,24 @@ impl From<sqlx::Error> for Refusal {
                 Self::unavailable("control database", "the control database takes no work now")
             }
             _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<NotMade> for Refusal {
+    fn from(error: NotMade) -> Self {
+        match error {
+            NotMade::OutOfReach(why) => {
+                Self::conflict("out-of-reach", "That moment cannot be brought back", why)
+                    .field("at")
+            }
+            NotMade::Repeated => Self::conflict(
+                "repeated",
+                "The same request is being recorded",
+                "the same idempotency key was just used; ask again",
+            ),
+            NotMade::Database(error) => error.into(),
+            other => Self::internal(&other),
         }
     }
 }

@@ -14,7 +14,10 @@ use control_types::{
     OperationId,
     state::{OperationKind, SiteState},
 };
-use provisioner_api::sites::{Accepted, ChangeSite, DeleteSite, Site};
+use provisioner_api::{
+    backups::RestoreWindow,
+    sites::{Accepted, ChangeSite, DeleteSite, Site},
+};
 use serde_json::json;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -26,7 +29,7 @@ use crate::{
         cluster_backups,
         instances::{self, Whose},
         operations::{self as records, InsertOperationError, NewOperation},
-        places, sites as records_of_sites,
+        places, restore_proofs, sites as records_of_sites,
     },
     http::{Api, auth::Actor, refusal::Refusal, validate::Body},
     operations::{
@@ -47,7 +50,9 @@ pub async fn show(State(api): State<Api>, Path(site): Path<String>) -> Result<Js
     if let Some(reach) = cluster_backups::reach(pool, site.id).await?
         && let Some(known) = cluster_backups::known(pool, reach.cluster).await?
     {
-        site.restorable = backups::restore_window(&known, &reach, OffsetDateTime::now_utc());
+        let window = backups::restore_window(&known, &reach, OffsetDateTime::now_utc());
+        let proof = restore_proofs::get(pool, site.id).await?;
+        site.restorable = window.map(|window| RestoreWindow { proof, ..window });
     }
     Ok(Json(site))
 }
