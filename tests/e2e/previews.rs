@@ -25,6 +25,7 @@ use tests::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 
+use crate::site_life::is_gone;
 use ledger::Ledger;
 use promoted::People;
 
@@ -246,18 +247,8 @@ impl Ground {
         let said = self.stack.cli(&["preview", "remove", &self.site.slug])?;
         ensure!(said.code != 0 && said.stderr.contains("is a site"), "{said:?}");
         self.stack.cli(&["preview", "remove", preview.slug.as_str()])?.ok()?;
-        // Routers hear of it a moment later.
-        let began = Instant::now();
-        loop {
-            let answer = self.stack.visitor()?.open(&preview.link).await;
-            // Without a certificate for the name nobody gets as far as a page.
-            let Ok(status) = answer.map(|answer| answer.status()) else { return Ok(()) };
-            if status == StatusCode::NOT_FOUND {
-                return Ok(());
-            }
-            ensure!(began.elapsed() < PATIENCE, "still there: {status}");
-            sleep(PAUSE).await;
-        }
+        let origin = preview.link.split("/preview?").next().context("a link")?;
+        is_gone(&self.stack.visitor()?, origin).await
     }
 
     async fn what_cannot_be_is_refused(&self) -> Result<()> {

@@ -1,11 +1,13 @@
 //! A site from its creation to its deletion.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use control_types::state::{OperationState, SiteState};
 use futures_util::future::try_join_all;
 use provisioner_api::sites::{CreateSite, DeleteSite, NewAccount};
 use reqwest::StatusCode;
-use tests::Stack;
+use tests::{Stack, Visitor};
 use uuid::Uuid;
 
 /// A request to create a site in Jakarta.
@@ -113,18 +115,28 @@ pub async fn created_opened_and_deleted(stack: &Stack) -> Result<()> {
     ensure!(listed.contains("acme"), "{listed}");
 
     stack.cli(&["site", "delete", "acme", "--grace", "0s", "--yes", "--wait"])?.ok()?;
-    let gone = visitor.open(&format!("{origin}/")).await;
-    let is_gone = match gone {
-        Ok(answer) => answer.status() == StatusCode::NOT_FOUND,
-        // The certificate is gone too: what is served is the platform's own.
-        Err(_) => true,
-    };
-    ensure!(is_gone, "the site still answers");
+    is_gone(&visitor, &origin).await?;
     let left = stack.cli(&["site", "show", "acme"])?;
     ensure!(left.code == 3, "exit code {}: {}", left.code, left.stderr);
     // Its slug is free again.
     create(stack, "acme").await?;
     delete(stack, "acme").await
+}
+
+/// Waits until routers have heard that a site is gone: a moment after it is.
+pub async fn is_gone(visitor: &Visitor, origin: &str) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        match visitor.open(&format!("{origin}/")).await {
+            Ok(answer) if answer.status() != StatusCode::NOT_FOUND => {
+                let status = answer.status();
+                ensure!(began.elapsed() < Duration::from_secs(10), "it still answers: {status}");
+            }
+            // Without its certificate nobody gets as far as a page.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 pub async fn suspended_and_resumed(stack: &Stack) -> Result<()> {
@@ -137,7 +149,7 @@ pub async fn suspended_and_resumed(stack: &Stack) -> Result<()> {
         if closed.status() != StatusCode::OK {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         closed = visitor.open(&format!("{origin}/")).await?;
     }
     ensure!(closed.status() == StatusCode::SERVICE_UNAVAILABLE, "{}", closed.status());
@@ -150,7 +162,7 @@ pub async fn suspended_and_resumed(stack: &Stack) -> Result<()> {
             break;
         }
         ensure!(attempt < 249, "the site does not come back");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     delete(stack, "on-hold").await
 }
@@ -164,7 +176,7 @@ pub async fn a_deletion_is_cancelled(stack: &Stack) -> Result<()> {
     let id = accepted.operation.id;
     let mut seq = 0;
     loop {
-        let news = api.operation_news(id, seq, std::time::Duration::from_secs(20)).await?;
+        let news = api.operation_news(id, seq, Duration::from_secs(20)).await?;
         seq = news.events.last().map_or(seq, |event| event.seq);
         if news.events.iter().any(|event| {
             event.step == "await_grace_period"
@@ -189,7 +201,7 @@ pub async fn a_deletion_is_cancelled(stack: &Stack) -> Result<()> {
             break;
         }
         ensure!(attempt < 249, "the site does not come back");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     visitor.sign_in(&origin, "admin@regretted.test", "a-long-password-1").await?;
     delete(stack, "regretted").await

@@ -46,7 +46,7 @@ pub struct Made {
     pub took_ms: i64,
 }
 
-/// Those of which nothing is noted yet.
+/// Those of which nothing is noted yet: then they expire.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -60,9 +60,8 @@ pub async fn made(control: &PgPool) -> Result<Vec<Made>, sqlx::Error> {
            from preview
            join operation on operation.site_id = preview.site_id
                and operation.kind = 'create_preview'
-           left join restore_proof proof on proof.site_id = preview.of_site_id
            where preview.is_proof and operation.finished_at is not null
-               and (proof.tried_at is null or proof.tried_at < preview.created_at)"#
+               and preview.expires_at > now()"#
     )
     .fetch_all(control)
     .await
