@@ -21,6 +21,7 @@ use crate::{
     world::World,
 };
 
+mod asked;
 mod auth;
 mod backups;
 mod certificates;

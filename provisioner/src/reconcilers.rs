@@ -23,6 +23,7 @@ pub mod instances;
 pub mod placements;
 pub mod previews;
 pub mod proofs;
+mod recording;
 
 /// The pause after a failed run, doubled with every further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);

@@ -4,7 +4,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use provisioner_api::{Site, backups::RestoreProof};
+use provisioner_api::{
+    Site,
+    backups::{PutKeeper, RestoreProof},
+};
 use sqlx::{Connection as _, PgConnection};
 use tests::{Stack, stack::Start};
 use tokio::time::{Instant, sleep};
@@ -54,7 +57,12 @@ async fn its_turn_comes(stack: &Stack, slug: &str) -> Result<()> {
          where site_id = (select id from site where slug = $1)",
         slug,
     )
-    .await
+    .await?;
+    // Putting the same keeper again changes nothing, and lets everything be looked at now.
+    let token = std::fs::read_to_string(stack.data_dir().join("secrets/keeper-id-jakarta"))?;
+    let keeper = PutKeeper { token: token.trim().to_owned() };
+    stack.api()?.put_keeper("jakarta-1", &keeper).await?;
+    Ok(())
 }
 
 async fn site(stack: &Stack, slug: &str) -> Result<Site> {

@@ -10,7 +10,7 @@ const FULL: time::Duration = time::Duration::days(7);
 /// A differential one is made this often.
 const DIFFERENTIAL: time::Duration = time::Duration::days(1);
 /// An incremental one is made this often, if there is something to gain.
-const INCREMENTAL: time::Duration = time::Duration::hours(1);
+const INCREMENTAL: time::Duration = time::Duration::minutes(10);
 /// How much log a restore may have to replay before an incremental backup gains more than it costs, in
 /// bytes. A server replays about 185 MB a second.
 const REPLAY: u64 = 256 * 1024 * 1024;

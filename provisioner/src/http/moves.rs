@@ -7,27 +7,22 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use control_types::{OperationId, state::OperationKind};
+use control_types::state::OperationKind;
 use provisioner_api::{
     Site,
     sites::{ChangeMove, DryRun, MoveSite, SiteRecord},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    control_db::{
-        operations::{self as records_of_operations, NewOperation},
-        placements, places, site_records, sites as records_of_sites,
-    },
-    engine::{Kind, StepError},
+    control_db::{placements, places, site_records},
+    engine::StepError,
     http::{
         Api,
+        asked::{Asked, plan, record},
         auth::Actor,
         refusal::Refusal,
-        sites::{
-            accepted, find, idempotency_key, insert_operation, refuse_preview, same_request,
-            to_json,
-        },
+        sites::{find, idempotency_key, refuse_preview, same_request},
         validate::Body,
     },
     operations::{
@@ -68,7 +63,7 @@ pub async fn begin(
     let detail = json!({
         "slug": site.slug, "region": params.region, "cluster": params.cluster,
     });
-    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    let asked = Asked { site: site.id, actor: &actor, reason: request.reason.as_deref(), key };
     record::<Move>(&api, &asked, "site.move", &params, detail).await
 }
 
@@ -91,7 +86,7 @@ pub async fn back(
         return Ok(Json(plan::<MoveSiteBack>(&api, &params).await?).into_response());
     }
     let detail = json!({ "slug": site.slug, "region": params.region });
-    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    let asked = Asked { site: site.id, actor: &actor, reason: request.reason.as_deref(), key };
     record::<MoveSiteBack>(&api, &asked, "site.move_back", &params, detail).await
 }
 
@@ -117,7 +112,7 @@ pub async fn settle(
         return Ok(Json(plan::<RetirePlacement>(&api, &params).await?).into_response());
     }
     let detail = json!({ "slug": site.slug, "region": params.region });
-    let asked = Asked { site: &site, actor: &actor, reason: request.reason.as_deref(), key };
+    let asked = Asked { site: site.id, actor: &actor, reason: request.reason.as_deref(), key };
     record::<RetirePlacement>(&api, &asked, "site.settle", &params, detail).await
 }
 
@@ -167,12 +162,6 @@ async fn params_of(api: &Api, site: &Site, request: &MoveSite) -> Result<MoveSit
     })
 }
 
-/// What an operation would do.
-async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<DryRun, Refusal> {
-    let took = records_of_operations::typical_ms(&api.world.db.pool, K::KIND).await?;
-    Ok(dry_run::<K>(params, took))
-}
-
 /// What a move would do: how much there is counts for more than how long others took.
 fn planned(params: &MoveSiteParams, findings: Findings) -> DryRun {
     let Findings { problems, waits, estimate, .. } = findings;
@@ -184,39 +173,6 @@ fn planned(params: &MoveSiteParams, findings: Findings) -> DryRun {
         pause_ms: Some(pause_ms),
         ..dry_run::<Move>(params, Some(copy_ms))
     }
-}
-
-/// Who asked for what.
-struct Asked<'a> {
-    site: &'a Site,
-    actor: &'a Actor,
-    reason: Option<&'a str>,
-    key: Option<&'a str>,
-}
-
-async fn record<K: Kind>(
-    api: &Api,
-    asked: &Asked<'_>,
-    action: &str,
-    params: &K::Params,
-    detail: Value,
-) -> Result<Response, Refusal> {
-    let operation = OperationId::generate();
-    let mut tx = api.world.db.pool.begin().await?;
-    records_of_sites::lock_state(&mut tx, asked.site.id).await?;
-    let new = NewOperation {
-        id: operation,
-        kind: K::KIND,
-        site: asked.site.id,
-        params: to_json(params)?,
-        requested_by: &asked.actor.0,
-        reason: asked.reason,
-        idempotency_key: asked.key,
-    };
-    insert_operation(&mut tx, &new, action, detail).await?;
-    tx.commit().await?;
-    api.engine.nudge();
-    Ok((StatusCode::ACCEPTED, Json(accepted(api, operation).await?)).into_response())
 }
 
 fn no_way_back(site: &Site) -> Refusal {

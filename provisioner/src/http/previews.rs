@@ -15,7 +15,6 @@ use control_types::{Hostname, OperationId, state::OperationKind};
 use provisioner_api::{
     Site,
     previews::{AcceptedPreview, CreatePreview, Preview},
-    sites::DryRun,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -26,15 +25,13 @@ use crate::{
     },
     http::{
         Api,
+        asked::plan,
         auth::Actor,
         refusal::Refusal,
         sites::{accepted, find, idempotency_key, refuse_preview, same_request},
         validate::Body,
     },
-    operations::{
-        create_preview::{CreatePreview as Create, CreatePreviewParams},
-        dry_run,
-    },
+    operations::create_preview::{CreatePreview as Create, CreatePreviewParams},
     previews::{self as making, Wanted},
     secrets::PreviewKey,
 };
@@ -120,7 +117,8 @@ pub async fn create(
     let moment = moment(&api, &site, &request).await?;
     let past = making::past(&api.world, &site, moment, now).await?;
     if request.dry_run {
-        return plan(&api, &CreatePreviewParams { past }).await;
+        let plan = plan::<Create>(&api, &CreatePreviewParams { past }).await?;
+        return Ok(Json(plan).into_response());
     }
     let wanted = Wanted {
         of: &site,
@@ -143,13 +141,6 @@ async fn answer(api: &Api, operation: OperationId) -> Result<Response, Refusal> 
     let preview = itself.pop().ok_or_else(missing)?;
     let answer = AcceptedPreview { operation: accepted.operation, preview };
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
-}
-
-async fn plan(api: &Api, params: &CreatePreviewParams) -> Result<Response, Refusal> {
-    let pool = &api.world.db.pool;
-    let took = records::typical_ms(pool, OperationKind::CreatePreview).await?;
-    let plan: DryRun = dry_run::<Create>(params, took);
-    Ok(Json(plan).into_response())
 }
 
 /// The moment that was asked for.

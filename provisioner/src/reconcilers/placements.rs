@@ -2,22 +2,15 @@
 
 use std::sync::Arc;
 
-use control_types::OperationId;
 use serde_json::json;
 
+use super::recording::{Because, record};
 use crate::{
-    control_db::{
-        audit::{self, AuditEvent},
-        operations::{self, InsertOperationError, NewOperation},
-        placements,
-    },
-    engine::{Engine, Kind},
+    control_db::placements,
+    engine::Engine,
     operations::retire_placement::{RetirePlacement, RetirePlacementParams},
     world::World,
 };
-
-/// Who asked for it, as the audit trail says.
-const ACTOR: &str = "provisioner";
 
 /// Records the operations that are due.
 ///
@@ -26,36 +19,16 @@ const ACTOR: &str = "provisioner";
 pub async fn run_once(world: &World, engine: &Arc<Engine>) -> anyhow::Result<()> {
     let pool = &world.db.pool;
     for (placement, site) in placements::overdue(pool).await? {
-        let mut tx = pool.begin().await?;
-        let Some(old) = placements::get(&mut tx, placement).await? else { continue };
-        let params = RetirePlacementParams { placement, region: old.region.clone() };
-        let operation = OperationId::generate();
-        let new = NewOperation {
-            id: operation,
-            kind: RetirePlacement::KIND,
-            site,
-            params: serde_json::to_value(&params)?,
-            requested_by: ACTOR,
-            reason: Some("the time for moving the site back is over"),
-            idempotency_key: None,
-        };
-        match operations::insert(&mut tx, &new).await {
-            Ok(()) => {}
-            // Somebody was faster; the next run looks again.
-            Err(InsertOperationError::SiteBusy | InsertOperationError::Repeated) => continue,
-            Err(InsertOperationError::Database(error)) => return Err(error.into()),
-        }
-        let event = AuditEvent {
-            actor: ACTOR,
+        let mut connection = pool.acquire().await?;
+        let Some(old) = placements::get(&mut connection, placement).await? else { continue };
+        drop(connection);
+        let because = Because {
             action: "site.settle",
-            site: Some(site),
-            operation: Some(operation),
-            reason: new.reason,
+            reason: "the time for which the site's old place is kept is over",
             detail: json!({ "region": old.region }),
         };
-        audit::append(&mut tx, event).await?;
-        tx.commit().await?;
-        engine.nudge();
+        let params = RetirePlacementParams { placement, region: old.region };
+        record::<RetirePlacement>(world, engine, site, &params, because).await?;
     }
     Ok(())
 }

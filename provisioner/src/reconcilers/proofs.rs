@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use time::{Duration, OffsetDateTime};
 
+use super::recording::ACTOR;
 use crate::{
     control_db::{previews as records, restore_proofs, sites},
     engine::Engine,
@@ -13,8 +14,6 @@ use crate::{
     world::World,
 };
 
-/// Who asked for it, as the audit trail says.
-const ACTOR: &str = "provisioner";
 /// Then it goes, whatever became of it.
 const LONGEST: Duration = Duration::hours(12);
 

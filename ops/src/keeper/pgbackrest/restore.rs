@@ -6,8 +6,10 @@ use std::path::Path;
 use provisioner_api::backups::Backup;
 use time::{OffsetDateTime, UtcOffset, macros::format_description};
 
-use super::{Pgbackrest, info};
+use super::{Pgbackrest, STANZA, config_file, info, quoted};
 
+/// How much of the log is fetched ahead.
+const QUEUE: &str = "256MB";
 /// Databases that every backup brings back: pgBackRest takes no wish about them.
 const SYSTEM: &[&str] = &["postgres", "template0", "template1"];
 
@@ -56,6 +58,24 @@ impl Pgbackrest {
         arguments.push("restore".to_owned());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run(&arguments).await.map(drop)
+    }
+}
+
+impl Pgbackrest {
+    /// How the server that is started on the files gets the log (its `restore_command`): some segments
+    /// ahead of the one that it asks for, over connections that stay. One by one each would cost three
+    /// questions to the object store over a new connection.
+    pub fn fetch_command(&self, data: &Path, locks: &Path, ahead: &Path) -> String {
+        format!(
+            "{program} --config={config} --stanza={STANZA} --pg1-path={data} --lock-path={locks} \
+             --spool-path={ahead} --archive-async --archive-get-queue-max={QUEUE} --process-max=2 \
+             archive-get %f \"%p\"",
+            program = quoted(&self.program),
+            config = quoted(&config_file(&self.directory)),
+            data = quoted(data),
+            locks = quoted(locks),
+            ahead = quoted(ahead),
+        )
     }
 }
 

@@ -126,7 +126,8 @@ impl<'a> Course<'a> {
         let pgbackrest = self.pgbackrest;
         self.part(Part::Files, bring_files(pgbackrest, &place, order)).await?;
         let replay = async {
-            let mut scratch = Scratch::start(&place, &model).await?;
+            let fetch = pgbackrest.fetch_command(&place.data(), &place.locks(), &place.ahead());
+            let mut scratch = Scratch::start(&place, &model, fetch).await?;
             let last = scratch.reach_moment(&order.database).await?;
             anyhow::Ok((scratch, last))
         };

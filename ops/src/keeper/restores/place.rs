@@ -80,6 +80,11 @@ impl Place {
         self.root.join("lock")
     }
 
+    /// For segments of the log that are fetched before the server asks for them.
+    pub fn ahead(&self) -> PathBuf {
+        self.root.join("ahead")
+    }
+
     /// For the tablespaces of the cluster, if it has any.
     pub fn tablespaces(&self) -> PathBuf {
         self.root.join("tablespaces")

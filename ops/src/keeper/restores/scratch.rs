@@ -91,11 +91,11 @@ pub struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    /// Starts it on the files in the place.
+    /// Starts it on the files in the place. It gets the log by the command `fetch`.
     ///
     /// # Errors
     /// When it cannot be started at all.
-    pub async fn start(place: &'a Place, model: &'a Model) -> anyhow::Result<Self> {
+    pub async fn start(place: &'a Place, model: &'a Model, fetch: String) -> anyhow::Result<Self> {
         write_private(&place.settings(), b"# Its settings are arguments.\n")?;
         // The directory is the keeper's alone.
         write_private(&place.access(), b"local all all trust\n")?;
@@ -109,6 +109,7 @@ impl<'a> Scratch<'a> {
             ("config_file", path(&place.settings())),
             ("hba_file", path(&place.access())),
             ("port", PORT.to_string()),
+            ("restore_command", fetch),
             ("unix_socket_directories", format!("\"{}\"", path(&sockets).replace('"', "\"\""))),
         ];
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));

@@ -38,7 +38,10 @@ impl Engine {
                 let (kind, state_text) = (K::KIND.as_str(), state.as_str());
                 counter!("ta3lem_operations_total", "kind" => kind, "state" => state_text)
                     .increment(1);
-                self.note(cx, journal, Note::finished(state)).await
+                let noted = self.note(cx, journal, Note::finished(state)).await;
+                // What waited for its end need not wait for the next look.
+                self.world.nudges.all();
+                noted
             }
             Next::Rest => Ok(After::LetGo),
         };

@@ -7,33 +7,30 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use control_types::{
-    OperationId, SiteId,
-    state::{OperationKind, SiteState},
-};
-use provisioner_api::{previews::Comparison, sites::ChangeMove};
+use control_types::state::{OperationKind, SiteState};
+use provisioner_api::{Site, previews::Comparison, sites::ChangeMove};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 
 use crate::{
     control_db::{
-        operations::{self as records, NewOperation},
+        operations as records,
         placements::{self, Placement},
         previews::{self, PreviewRow, Which},
         sites as records_of_sites,
     },
-    engine::{Kind, worker::chain},
+    engine::worker::chain,
     http::{
         Api,
+        asked::{Asked, plan, record},
         auth::Actor,
         refusal::Refusal,
-        sites::{accepted, find, idempotency_key, insert_operation, same_request, to_json},
+        sites::{find, idempotency_key, same_request},
         validate::Body,
     },
     operations::{
         create_preview::CreatePreviewParams,
-        dry_run,
         restore_site::{self, RestoreSite, RestoreSiteParams},
         undo_restore::{UndoRestore, UndoRestoreParams},
     },
@@ -116,12 +113,14 @@ pub async fn promote(
     let made: CreatePreviewParams =
         serde_json::from_value(made).map_err(|error| Refusal::internal(&error))?;
     let params = RestoreSiteParams { past: made.past, preview: preview.slug.clone() };
+    let of = records_of_sites::get(pool, preview.of).await?;
+    refuse_unless_active(of.as_ref())?;
     if let Some(problem) = restore_site::obstacle(&api.world, &params.past).await? {
         let title = "The site cannot be put back";
         return Err(Refusal::conflict("cannot-restore", title, problem));
     }
     if request.dry_run {
-        return plan::<RestoreSite>(&api, &params).await;
+        return Ok(Json(plan::<RestoreSite>(&api, &params).await?).into_response());
     }
     let detail = json!({
         "slug": preview.of_slug, "preview": preview.slug,
@@ -144,6 +143,7 @@ pub async fn undo(
         return Ok((StatusCode::ACCEPTED, Json(known)).into_response());
     }
     let site = find(&api, &site).await?;
+    refuse_unless_active(Some(&site))?;
     if site.undo_restore_until.is_none() {
         let detail = format!(
             "site '{}' was not put back to an earlier moment, or what was before is removed since",
@@ -153,52 +153,21 @@ pub async fn undo(
     }
     let params = UndoRestoreParams {};
     if request.dry_run {
-        return plan::<UndoRestore>(&api, &params).await;
+        return Ok(Json(plan::<UndoRestore>(&api, &params).await?).into_response());
     }
     let asked = Asked { site: site.id, actor: &actor, reason: request.reason.as_deref(), key };
     let detail = json!({ "slug": site.slug });
     record::<UndoRestore>(&api, &asked, "site.undo_restore", &params, detail).await
 }
 
-async fn plan<K: Kind>(api: &Api, params: &K::Params) -> Result<Response, Refusal> {
-    let took = records::typical_ms(&api.world.db.pool, K::KIND).await?;
-    Ok(Json(dry_run::<K>(params, took)).into_response())
-}
-
-/// Who asked for what.
-struct Asked<'a> {
-    site: SiteId,
-    actor: &'a Actor,
-    reason: Option<&'a str>,
-    key: Option<&'a str>,
-}
-
-async fn record<K: Kind>(
-    api: &Api,
-    asked: &Asked<'_>,
-    action: &str,
-    params: &K::Params,
-    detail: Value,
-) -> Result<Response, Refusal> {
-    let operation = OperationId::generate();
-    let mut tx = api.world.db.pool.begin().await?;
-    let state = records_of_sites::lock_state(&mut tx, asked.site).await?;
-    if state != Some(SiteState::Active) {
-        let state = state.map_or_else(|| "gone".to_owned(), |state| state.to_string());
-        let detail = format!("the site is {state}: it must be active");
-        return Err(Refusal::conflict("wrong-state", "Not possible in this state", detail));
+/// A closed site is not put back: nobody could look at what became of it.
+fn refuse_unless_active(site: Option<&Site>) -> Result<(), Refusal> {
+    match site.map(|site| site.state) {
+        Some(SiteState::Active) => Ok(()),
+        state => {
+            let state = state.map_or_else(|| "gone".to_owned(), |state| state.to_string());
+            let detail = format!("the site is {state}: it must be active");
+            Err(Refusal::conflict("wrong-state", "Not possible in this state", detail))
+        }
     }
-    let new = NewOperation {
-        id: operation,
-        kind: K::KIND,
-        site: asked.site,
-        params: to_json(params)?,
-        requested_by: &asked.actor.0,
-        reason: asked.reason,
-        idempotency_key: asked.key,
-    };
-    insert_operation(&mut tx, &new, action, detail).await?;
-    tx.commit().await?;
-    api.engine.nudge();
-    Ok((StatusCode::ACCEPTED, Json(accepted(api, operation).await?)).into_response())
 }
