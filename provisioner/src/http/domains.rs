@@ -27,7 +27,7 @@ use crate::{
         Api,
         auth::Actor,
         refusal::Refusal,
-        sites::find,
+        sites::{find, refuse_preview},
         validate::{self, Body},
     },
 };
@@ -70,6 +70,7 @@ pub async fn add(
     Body(request): Body<AddDomain>,
 ) -> Result<(StatusCode, Json<DomainDetail>), Refusal> {
     let site = find(&api, &site).await?;
+    refuse_preview(&site)?;
     let platform = &api.world.platform_domain;
     let hostname = validate::custom_domain("hostname", &request.hostname, platform)?;
     let mut tx = api.world.db.pool.begin().await?;
